@@ -1,0 +1,63 @@
+"""The one schema of a run: pydantic models, frozen and closed, free of torch.
+
+A new section is a file here and a field of :class:`Recipe`; a new kind of a union is a class with a `kind`
+and a line in its table (`GATES`, `FORGET_TERMS`, ...), which the contract tests then demand.
+"""
+
+from grun.config.adapter import AdapterConfig, GateConfig, LinearGateConfig, Mlp3GateConfig, Mlp5GateConfig
+from grun.config.base import Config
+from grun.config.data import DataConfig, HubData, JsonlData, PromptConfig, TestbedData, TofuData
+from grun.config.evaluation import EvaluationConfig, PromotionConfig
+from grun.config.model import ModelConfig, TaughtModelConfig
+from grun.config.objective import (
+    ForgetTermConfig,
+    GradDiffConfig,
+    IdkConfig,
+    NpoConfig,
+    ObjectiveConfig,
+    RetainCeConfig,
+    RetainHiddenConfig,
+    RetainKlConfig,
+    RetainTermConfig,
+    RmuConfig,
+)
+from grun.config.recipe import Recipe, RequestConfig, merge, read_recipe_file
+from grun.config.sweep import SweepConfig
+from grun.config.tracking import TrackingConfig
+from grun.config.train import TrainConfig
+
+__all__ = [
+    "AdapterConfig",
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "ForgetTermConfig",
+    "GateConfig",
+    "GradDiffConfig",
+    "HubData",
+    "IdkConfig",
+    "JsonlData",
+    "LinearGateConfig",
+    "Mlp3GateConfig",
+    "Mlp5GateConfig",
+    "ModelConfig",
+    "NpoConfig",
+    "ObjectiveConfig",
+    "PromotionConfig",
+    "PromptConfig",
+    "Recipe",
+    "RequestConfig",
+    "RetainCeConfig",
+    "RetainHiddenConfig",
+    "RetainKlConfig",
+    "RetainTermConfig",
+    "RmuConfig",
+    "SweepConfig",
+    "TaughtModelConfig",
+    "TestbedData",
+    "TofuData",
+    "TrackingConfig",
+    "TrainConfig",
+    "merge",
+    "read_recipe_file",
+]

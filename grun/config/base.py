@@ -1,0 +1,69 @@
+"""The base of every section of a recipe: frozen, closed, documented by the docstring under each field."""
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Any, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from grun.errors import ConfigError, near_miss
+
+__all__ = ["Config", "InsidePath", "explain", "field_names"]
+
+
+class Config(BaseModel):
+    """A section of a recipe. Unknown keys are refused, values cannot be changed after validation."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+
+def _inside(value: str) -> str:
+    path = PurePosixPath(value)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError(f"must be a name inside the data folder, without `..` or a leading `/`, got {value!r}")
+    return value
+
+
+InsidePath = Annotated[str, AfterValidator(_inside)]
+"""A relative file name that cannot leave the folder it is resolved in."""
+
+
+def field_names(annotation: Any) -> set[str]:
+    """Return the field names of a section, or of every member of a union of sections."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return set(annotation.model_fields)
+    return set().union(*(field_names(arg) for arg in get_args(annotation)), set())
+
+
+def _annotation_at(root: type[BaseModel], path: tuple[Any, ...]) -> Any:
+    """Follow an error location through the schema; union tags and indices do not move it."""
+    annotation: Any = root
+    for part in path:
+        candidates = [annotation, *get_args(annotation)]
+        for nested in [arg for candidate in candidates for arg in get_args(candidate)]:
+            candidates.append(nested)
+        for model in candidates:
+            if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+                annotation = model.model_fields[part].annotation
+                break
+    return annotation
+
+
+def explain(error: ValidationError, root: type[BaseModel], *, where: str) -> ConfigError:
+    """Turn a validation error into one message: the path, the rule, the value, and the near miss of an unknown key."""
+    lines = []
+    for item in error.errors(include_url=False):
+        location = item["loc"]
+        path = ".".join(str(part) for part in location)
+        if item["type"] == "extra_forbidden":
+            known = field_names(_annotation_at(root, location[:-1]))
+            parent = ".".join(str(part) for part in location[:-1]) or "the top level"
+            lines.append(f"unknown key `{location[-1]}` in {parent}{near_miss(str(location[-1]), known)}")
+            continue
+        value = item.get("input")
+        shown = "" if isinstance(value, Mapping) else f", got {value!r}"
+        message = item["msg"].removeprefix("Value error, ")
+        lines.append(f"`{path}`: {message}{'' if 'got' in message else shown}" if path else message)
+    return ConfigError(f"{where} is not a valid recipe: " + "; ".join(lines))

@@ -1,0 +1,118 @@
+"""A recipe: a complete run. Recipe files, the command line, the environment and Ray workers all speak this schema."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import Field, NonNegativeInt, ValidationError
+
+from grun.config.adapter import AdapterConfig
+from grun.config.base import Config, explain
+from grun.config.data import DataConfig, PromptConfig, TestbedData
+from grun.config.evaluation import EvaluationConfig, PromotionConfig
+from grun.config.model import ModelConfig
+from grun.config.objective import ObjectiveConfig
+from grun.config.sweep import SweepConfig
+from grun.config.tracking import TrackingConfig
+from grun.config.train import TrainConfig
+from grun.errors import ConfigError
+
+__all__ = ["Recipe", "RequestConfig", "merge", "read_recipe_file"]
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+
+
+class RequestConfig(Config):
+    """The request that is being served."""
+
+    id: str = Field(default="demo", pattern=_NAME)
+    """Identifier of the request; part of file, run and model names."""
+    reason: str = "demonstration on invented people"
+    """Why it was made, for the record."""
+
+
+class Recipe(Config):
+    """A complete run: one request, one base model, one adapter, and how they are trained, swept, judged and recorded."""
+
+    name: str = Field(default="demo", pattern=_NAME)
+    """Name of the run; the same name continues an interrupted one."""
+    seed: NonNegativeInt = 0
+    """Seed of adapter weights, batch order and retain partners."""
+    output: Path = Path("outputs")
+    """Folder that everything is written to; on a cluster, shared storage that every node sees at the same path."""
+    request: RequestConfig = RequestConfig()
+    """The request."""
+    data: DataConfig = TestbedData()
+    """Where the records come from."""
+    prompt: PromptConfig = PromptConfig()
+    """How records become token ids."""
+    model: ModelConfig = ModelConfig()
+    """The frozen base."""
+    adapter: AdapterConfig = AdapterConfig()
+    """Gates and interventions."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    """What training minimises."""
+    train: TrainConfig = TrainConfig()
+    """How training runs."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How an adapter is scored."""
+    promotion: PromotionConfig = PromotionConfig()
+    """What a candidate has to reach."""
+    sweep: SweepConfig = SweepConfig()
+    """What Ray Tune varies."""
+    tracking: TrackingConfig = TrackingConfig()
+    """MLflow."""
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, where: str = "the configuration") -> Self:
+        """Validate nested values.
+
+        Raises:
+            ConfigError: with the path, the rule and the value of everything that is wrong.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise explain(error, cls, where=where) from None
+
+    def replace(self, values: Mapping[str, Any]) -> Self:
+        """Return a new recipe with nested values replaced, validated again."""
+        return self.parse(merge(self.model_dump(mode="json"), values), where=f"recipe `{self.name}` with {dict(values)}")
+
+    @property
+    def registered_model(self) -> str:
+        """Name of this request's model in the registry."""
+        return self.tracking.registered_model or f"grun-{self.request.id}"
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay `above` over `below`. Where a section's `kind` changes, the other fields below belong to another kind and go."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            changes_kind = "kind" in value and value["kind"] != old.get("kind")
+            merged[key] = dict(value) if changes_kind else merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """Read a YAML recipe as nested values, not yet validated.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or does not hold a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"a recipe must be a readable file, got {str(path)!r} ({error.strerror}); check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"a recipe must be YAML, got {str(path)!r}: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"a recipe must hold sections and fields, got a {type(values).__name__} in {str(path)!r}")
+    return values

@@ -1,0 +1,79 @@
+"""Everything that can go wrong in a way the user can mend.
+
+    GrunError
+    ├── ConfigError      a recipe, an option or a space breaks a rule
+    ├── DataError        a record, a split or a prompt is not what it should be
+    ├── ModelError       a base model is missing, damaged or not of a supported shape
+    ├── AdapterError     an adapter folder is damaged or does not fit the base
+    ├── TrainingError    training cannot go on (non-finite loss, a tensor that nothing trains)
+    ├── ClusterError     the cluster cannot run what was asked for
+    ├── TrackingError    MLflow cannot be reached or refuses
+    └── PromotionError   the registry is not in a state that allows the step
+        └── PromotionBusyError   somebody else is promoting this very model
+
+Every message gives the rule, the offending value and the remedy. A command that meets one prints it
+without a traceback and ends with exit status 2; any other exception is a defect of ours.
+"""
+
+from difflib import get_close_matches
+from collections.abc import Iterable
+
+__all__ = [
+    "AdapterError",
+    "ClusterError",
+    "ConfigError",
+    "DataError",
+    "GrunError",
+    "ModelError",
+    "PromotionBusyError",
+    "PromotionError",
+    "TrackingError",
+    "TrainingError",
+    "near_miss",
+]
+
+
+class GrunError(Exception):
+    """Root of all errors that the user can mend."""
+
+
+class ConfigError(GrunError):
+    """A recipe, a command-line option or a search space breaks a rule."""
+
+
+class DataError(GrunError):
+    """A record, a split or a prompt is not what it should be."""
+
+
+class ModelError(GrunError):
+    """A base model is missing, damaged or not of a supported shape."""
+
+
+class AdapterError(GrunError):
+    """An adapter folder is damaged or does not fit the base model."""
+
+
+class TrainingError(GrunError):
+    """Training cannot go on."""
+
+
+class ClusterError(GrunError):
+    """The cluster cannot run what was asked for."""
+
+
+class TrackingError(GrunError):
+    """MLflow cannot be reached or refuses a request."""
+
+
+class PromotionError(GrunError):
+    """The model registry is not in a state that allows the step."""
+
+
+class PromotionBusyError(PromotionError):
+    """Somebody else holds the promotion lock of this registered model."""
+
+
+def near_miss(word: str, known: Iterable[str]) -> str:
+    """Return " (did you mean `x`?)" for the closest known word, or an empty string."""
+    close = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean `{close[0]}`?)" if close else ""
