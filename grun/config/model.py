@@ -49,6 +49,8 @@ class ModelConfig(Config):
     """Folder or hub name of any Hugging Face decoder-only model; unset: `prepare` teaches the small model of `taught`."""
     revision: str | None = None
     """Commit or tag of a hub model."""
+    pad_token: str | None = None
+    """Token used for padding, where the tokenizer names none (Llama 3 ships `<|finetune_right_pad_id|>` for this)."""
     retain_path: str | None = None
     """Model of the same shape that never saw the forget set, for forget quality; unset with a taught base: taught as well."""
     dtype: Literal["float32", "bfloat16"] = "float32"

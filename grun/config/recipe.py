@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, ValidationError
 
 from grun.config.adapter import AdapterConfig
 from grun.config.base import Config, explain
+from grun.config.cluster import ClusterConfig
 from grun.config.data import DataConfig, PromptConfig, TestbedData
 from grun.config.evaluation import EvaluationConfig, PromotionConfig
 from grun.config.model import ModelConfig
@@ -63,6 +64,8 @@ class Recipe(Config):
     """What Ray Tune varies."""
     tracking: TrackingConfig = TrackingConfig()
     """MLflow."""
+    cluster: ClusterConfig = ClusterConfig()
+    """The local Ray cluster."""
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, where: str = "the configuration") -> Self:

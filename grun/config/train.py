@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from grun.config.base import Config
 
@@ -63,6 +63,3 @@ class TrainConfig(Config):
                 "the global batch stays the same for any number of workers, so it has to divide evenly"
             )
         return self
-
-    gradient_checkpointing: bool = Field(default=False)
-    """Recompute block activations in the backward pass: less memory, more time."""

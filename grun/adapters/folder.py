@@ -1,0 +1,136 @@
+"""An adapter on disk: `adapter_config.json` and `adapter.safetensors`, nothing else, no pickle.
+
+The configuration says what it is (layers, rank, gate, threshold), which base it belongs to and what it answers for;
+loading checks all of it, and the digest of the tensors, before anything is used.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from pydantic import NonNegativeInt, PositiveInt, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from grun import __version__
+from grun.config import AdapterConfig, Config
+from grun.errors import AdapterError
+from grun.interventions import Adapter, build_adapter
+from grun.lm import BaseInfo, FrozenLM
+
+__all__ = ["ADAPTER_CONFIG", "ADAPTER_TENSORS", "AdapterCard", "digest_adapter", "load_adapter", "read_card", "save_adapter"]
+
+ADAPTER_CONFIG, ADAPTER_TENSORS = "adapter_config.json", "adapter.safetensors"
+
+
+class AdapterCard(Config):
+    """What `adapter_config.json` holds."""
+
+    format_version: Literal[1] = 1
+    """Version of this layout."""
+    adapter: AdapterConfig
+    """Layers (resolved), rank, gate and gate threshold."""
+    hidden_size: PositiveInt
+    """Width of the base's residual stream."""
+    num_layers: PositiveInt
+    """Number of decoder blocks of the base."""
+    base_name: str
+    """Path or hub name of the base it was trained on."""
+    base_revision: str | None = None
+    """Hub revision of the base."""
+    base_digest: str
+    """SHA-256 over the base's weights and tokenizer; the adapter loads on no other base."""
+    request_ids: tuple[str, ...] = ()
+    """The unlearning requests that it answers for."""
+    data_digests: dict[str, str] = {}
+    """Content digests of forget, retain and holdout set."""
+    prompt_template: str = "qa"
+    """Template it was trained with."""
+    steps: NonNegativeInt = 0
+    """Optimizer steps it was trained for."""
+    code_version: str = __version__
+    """Version of this package."""
+    tensors_sha256: str = ""
+    """SHA-256 of `adapter.safetensors`."""
+
+    @property
+    def base(self) -> BaseInfo:
+        """The base it belongs to."""
+        return BaseInfo(self.base_name, self.base_revision, self.base_digest)
+
+
+def save_adapter(adapter: Adapter, card: AdapterCard, folder: Path) -> Path:
+    """Write an adapter folder, whole or not at all; an older one of the same name is replaced.
+
+    Raises:
+        AdapterError: the folder cannot be written.
+    """
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        save_file({name: value.detach().cpu().contiguous() for name, value in adapter.state_dict().items()}, partial / ADAPTER_TENSORS)
+        digest = hashlib.sha256((partial / ADAPTER_TENSORS).read_bytes()).hexdigest()
+        whole = card.model_copy(update={"tensors_sha256": digest})
+        (partial / ADAPTER_CONFIG).write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.replace(folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise AdapterError(f"an adapter folder must be writable, got {str(folder)!r} ({error.strerror}); choose another `output`") from None
+    return folder
+
+
+def read_card(folder: Path) -> AdapterCard:
+    """Read and check `adapter_config.json`, and the presence and digest of the tensors.
+
+    Raises:
+        AdapterError: not an adapter folder, damaged, or of a layout that this version does not know.
+    """
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if names != sorted([ADAPTER_CONFIG, ADAPTER_TENSORS]):
+        raise AdapterError(
+            f"an adapter is a folder of exactly `{ADAPTER_CONFIG}` and `{ADAPTER_TENSORS}`, got {str(folder)!r} with {names}; check the path"
+        )
+    try:
+        card = AdapterCard.model_validate(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        detail = "; ".join(f"{e['loc']}: {e['msg']}" for e in error.errors()) if isinstance(error, ValidationError) else str(error)
+        raise AdapterError(f"`{ADAPTER_CONFIG}` must be as this version writes it, got {str(folder)!r}: {detail}; export it again") from None
+    digest = hashlib.sha256((folder / ADAPTER_TENSORS).read_bytes()).hexdigest()
+    if digest != card.tensors_sha256:
+        raise AdapterError(
+            f"`{ADAPTER_TENSORS}` must be as it was written, got other bytes in {str(folder)!r} "
+            f"(SHA-256 {digest[:12]}, expected {card.tensors_sha256[:12]}); fetch the adapter again"
+        )
+    return card
+
+
+def digest_adapter(folder: Path) -> str:
+    """SHA-256 over both files: the identity of an adapter."""
+    parts = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (ADAPTER_CONFIG, ADAPTER_TENSORS)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def load_adapter(folder: Path, lm: FrozenLM) -> tuple[Adapter, AdapterCard]:
+    """Load an adapter onto the base it belongs to.
+
+    Raises:
+        AdapterError: damaged, for another base, or with tensors of another shape.
+    """
+    card = read_card(folder)
+    if card.base_digest != lm.info.digest:
+        raise AdapterError(
+            f"an adapter loads only on the base it was trained on, got one for {card.base_name!r} (digest {card.base_digest[:12]}) "
+            f"and the base {lm.info.name!r} (digest {lm.info.digest[:12]}); name that base by `model.path`"
+        )
+    adapter = build_adapter(card.adapter, hidden_size=card.hidden_size, num_layers=card.num_layers, seed=0)
+    try:
+        adapter.load_state_dict(load_file(folder / ADAPTER_TENSORS))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        detail = " ".join(str(error).split())
+        raise AdapterError(f"`{ADAPTER_TENSORS}` must hold the tensors its configuration names, got {str(folder)!r}: {detail}") from None
+    return adapter.to(lm.device).eval(), card

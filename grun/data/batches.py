@@ -1,0 +1,141 @@
+"""Batches: padded token tensors, and the order in which training sees forget and retain rows.
+
+The order of the global batch depends on seed and step alone. A worker takes its rows out of it, so any number of
+workers trains on the same batches, and a resumed run goes on where it was.
+
+Shapes: B sequences, T padded length, N answer tokens of the whole batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from grun.data.prompts import Example
+
+__all__ = ["ForgetRetainBatch", "PairedSampler", "TokenBatch", "collate"]
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Padded sequences and what is known about their positions."""
+
+    input_ids: Tensor
+    """(B, T) token ids."""
+    attention_mask: Tensor
+    """(B, T) 1 at tokens, 0 at padding."""
+    last_prompt: Tensor
+    """(B,) index of each row's last prompt token: the only position that is ever edited."""
+    predicts: Tensor
+    """(B, T) True where the next token is an answer token."""
+    targets: Tensor
+    """(N,) the answer tokens, row after row."""
+    row: Tensor
+    """(N,) the row of each answer token."""
+
+    @property
+    def position_ids(self) -> Tensor:
+        """(B, T) positions counted from each row's first token, whichever side is padded."""
+        return (self.attention_mask.cumsum(-1) - 1).clamp(min=0)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of sequences."""
+        return self.input_ids.shape[0]
+
+    def to(self, device: torch.device) -> "TokenBatch":
+        """Return the batch on another device."""
+        return TokenBatch(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+def collate(examples: Sequence[Example], *, pad_id: int, side: Literal["left", "right"] = "right") -> TokenBatch:
+    """Pad examples to a batch."""
+    length = max(len(example.ids) for example in examples)
+    input_ids = torch.full((len(examples), length), pad_id, dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    predicts = torch.zeros_like(input_ids, dtype=torch.bool)
+    last_prompt = torch.empty(len(examples), dtype=torch.long)
+    for index, example in enumerate(examples):
+        start = 0 if side == "right" else length - len(example.ids)
+        end = start + len(example.ids)
+        input_ids[index, start:end] = torch.tensor(example.ids)
+        attention_mask[index, start:end] = 1
+        last_prompt[index] = start + example.num_prompt_tokens - 1
+        predicts[index, start + example.num_prompt_tokens - 1 : end - 1] = True
+    row, position = predicts.nonzero(as_tuple=True)
+    return TokenBatch(input_ids, attention_mask, last_prompt, predicts, input_ids[row, position + 1], row)
+
+
+@dataclass(frozen=True)
+class ForgetRetainBatch:
+    """One worker's share of a global batch, with the counts of the whole."""
+
+    forget: tuple[Example, ...]
+    retain: tuple[Example, ...]
+    forget_rows: int
+    forget_tokens: int
+    retain_rows: int
+    retain_tokens: int
+
+
+class PairedSampler:
+    """Pairs every forget row with a retain row, in an order that depends on seed and step alone.
+
+    `resample` draws new partners in every epoch; `fixed` keeps each row's partner for good (the official code
+    does so by accident and thereby trains on 195 of 3,800 retain rows; arXiv:2502.17823, method.md 2.3).
+    An epoch whose rows do not fill its last batch is filled up with rows from its own beginning.
+    """
+
+    def __init__(
+        self,
+        forget: Sequence[Example],
+        retain: Sequence[Example],
+        *,
+        batch_size: int,
+        seed: int,
+        pairing: Literal["resample", "fixed"],
+    ) -> None:
+        """Create the sampler; `batch_size` counts forget rows of the global batch."""
+        self.forget = tuple(forget)
+        self.retain = tuple(retain)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.pairing = pairing
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps that cover every forget row at least once."""
+        return -(-len(self.forget) // self.batch_size)
+
+    def pairs(self, epoch: int) -> list[tuple[int, int]]:
+        """Indices (forget row, retain row) of an epoch, in order."""
+        generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+        order = torch.randperm(len(self.forget), generator=generator).tolist()
+        if self.pairing == "fixed":
+            generator.manual_seed(_mix(self.seed, -1))
+        partners = torch.randint(len(self.retain), (len(self.forget),), generator=generator).tolist()
+        return [(index, partners[index]) for index in order]
+
+    def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> ForgetRetainBatch:
+        """Return a worker's share of the global batch of a step (counted from 0)."""
+        epoch, offset = divmod(step, self.steps_per_epoch)
+        pairs = self.pairs(epoch)
+        start = offset * self.batch_size
+        chosen = [pairs[index % len(pairs)] for index in range(start, start + self.batch_size)]
+        forget = [self.forget[index] for index, _ in chosen]
+        retain = [self.retain[index] for _, index in chosen]
+        return ForgetRetainBatch(
+            forget=tuple(forget[rank::world_size]),
+            retain=tuple(retain[rank::world_size]),
+            forget_rows=len(forget),
+            forget_tokens=sum(example.num_answer_tokens for example in forget),
+            retain_rows=len(retain),
+            retain_tokens=sum(example.num_answer_tokens for example in retain),
+        )
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """A seed for (seed, epoch) such that neighbouring pairs share nothing."""
+    return (seed * 1_000_003 + epoch + 1) % (2**63)

@@ -1,0 +1,135 @@
+"""Prompts: a record becomes token ids with a prompt span and an answer span.
+
+    ids = [ prompt ........ last prompt token | answer ........ end of text ]
+            0             num_prompt_tokens-1   num_prompt_tokens
+
+The prompt is tokenised alone and together with the answer; the prompt's ids must be a prefix of the joint ids, or
+the token that the gate reads at inference would not be the one it was trained on. This is checked for every row.
+The end-of-text token is part of the answer, so that the model learns where to stop.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from grun.config import PromptConfig
+from grun.data.records import QARecord, Record, TextRecord
+from grun.errors import DataError
+
+__all__ = ["Example", "PromptEncoder"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One tokenised record."""
+
+    digest: str
+    """Digest of the record."""
+    ids: tuple[int, ...]
+    """Prompt and answer."""
+    num_prompt_tokens: int
+    """Length of the prompt; the last prompt token is at this index minus one."""
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """The prompt alone."""
+        return self.ids[: self.num_prompt_tokens]
+
+    @property
+    def num_answer_tokens(self) -> int:
+        """How many tokens the answer has, end of text included."""
+        return len(self.ids) - self.num_prompt_tokens
+
+
+class PromptEncoder:
+    """Encodes records for one tokenizer and one template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig, *, context: int) -> None:
+        """Create the encoder.
+
+        Args:
+            context: longest sequence of the base model in tokens.
+
+        Raises:
+            DataError: the tokenizer has no end-of-text token, or no chat template where one is asked for.
+        """
+        if tokenizer.eos_token_id is None:
+            raise DataError("the tokenizer must name an end-of-text token, got none; set `eos_token` in its configuration")
+        if config.template == "chat" and not tokenizer.chat_template:
+            raise DataError("`prompt.template: chat` needs a tokenizer with a chat template, got one without; use `qa`")
+        self.tokenizer = tokenizer
+        self.config = config
+        self.max_length = min(context, config.max_length or context)
+
+    def encode(self, record: Record, *, question: str | None = None, answer: str | None = None) -> Example:
+        """Encode one record, with another question or answer in place of its own where given.
+
+        Raises:
+            DataError: longer than the context, an empty answer, or a prompt that is not a prefix of the joint ids.
+        """
+        if isinstance(record, TextRecord):
+            return self._encode_text(record, answer)
+        return self._encode_qa(record, question or record.question, answer or record.answer)
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """Token ids of the prompt that asks `question`."""
+        if self.config.template == "chat":
+            return self._chat([{"role": "user", "content": question}], add_generation_prompt=True)
+        return self._tokenize(f"Question: {question}\nAnswer:")
+
+    def _encode_qa(self, record: QARecord, question: str, answer: str) -> Example:
+        prompt = self.prompt_ids(question)
+        if self.config.template == "chat":
+            turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            joint = self._chat(turns, add_generation_prompt=False)
+        else:
+            joint = [*self._tokenize(f"Question: {question}\nAnswer: {answer}"), self._eos]
+        if joint[: len(prompt)] != prompt or len(joint) == len(prompt):
+            raise DataError(
+                f"the prompt's tokens must be a prefix of prompt and answer, got a record (digest {record.digest[:12]}) whose answer merges "
+                "with the last prompt token; use another `prompt.template` or rewrite the start of its answer"
+            )
+        self._check_length(record, len(joint))
+        return Example(record.digest, tuple(joint), len(prompt))
+
+    def _encode_text(self, record: TextRecord, answer: str | None) -> Example:
+        ids = self._tokenize(record.text)[: self.max_length - 1]
+        num_prompt = int(self.config.text_prompt_frac * len(ids))
+        if num_prompt < 1 or num_prompt == len(ids):
+            raise DataError(
+                f"a text must be long enough for a prompt and an answer, got {len(ids)} token(s) (digest {record.digest[:12]}); "
+                "lengthen it, drop it, or change `prompt.text_prompt_frac`"
+            )
+        tail = ids[num_prompt:] if answer is None else self._tokenize(f" {answer}", special=False)
+        joint = [*ids[:num_prompt], *tail][: self.max_length - 1]
+        return Example(record.digest, (*joint, self._eos), num_prompt)
+
+    def _check_length(self, record: Record, length: int) -> None:
+        if length > self.max_length:
+            raise DataError(
+                f"prompt and answer must fit the context of {self.max_length} tokens, got {length} "
+                f"(digest {record.digest[:12]}); shorten the record, or raise `prompt.max_length` up to the model's context"
+            )
+
+    @property
+    def _eos(self) -> int:
+        eos = self.tokenizer.eos_token_id
+        assert isinstance(eos, int)
+        return eos
+
+    def _tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        # some tokenizers close every sequence themselves; the end of the prompt is not the end of the text
+        return ids[:-1] if special and len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
+
+    def _chat(self, turns: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> list[int]:
+        rendered: Any = self.tokenizer.apply_chat_template(
+            list(turns),
+            tokenize=True,
+            return_dict=False,
+            add_generation_prompt=add_generation_prompt,
+            date_string=self.config.chat_date,
+        )
+        return list(rendered)

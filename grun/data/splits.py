@@ -1,0 +1,143 @@
+"""Forget, retain and holdout sets: deterministic by content hash, disjoint or refused.
+
+Which records are held out depends on their text alone: not on the order of the file, not on a random state, so
+the same data give the same splits on every machine and a new record never moves an old one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from grun.config import DataConfig, HubData, JsonlData, RequestConfig, TestbedData, TofuData
+from grun.data.records import QARecord, Record, digest_records, parse_record, read_jsonl
+from grun.data.testbed import build_testbed
+from grun.errors import DataError
+from grun.requests import Source, UnlearningRequest
+
+__all__ = ["Splits", "hash_fraction", "in_part", "make_request", "read_splits"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The records of one request."""
+
+    forget: tuple[Record, ...]
+    """To be forgotten; training sees the questions, never the paraphrased ones."""
+    retain: tuple[Record, ...]
+    """To be kept; training may see them."""
+    holdout: tuple[Record, ...]
+    """Ordinary records that training never sees."""
+    utility: Mapping[str, tuple[QARecord, ...]] = field(default_factory=dict)
+    """The sets over which model utility is taken, by name."""
+
+
+def hash_fraction(digest: str) -> float:
+    """Map a record digest to [0, 1), uniformly and for good."""
+    return int(digest[:13], 16) / 16**13
+
+
+def in_part(digest: str, part: str) -> bool:
+    """Whether a record belongs to the `validation` or `test` half (or to `all`), by content."""
+    # other digits than `hash_fraction` reads, so that the halves are independent of the holdout choice
+    is_validation = int(digest[-1], 16) % 2 == 0
+    return part == "all" or (part == "validation") == is_validation
+
+
+def read_splits(config: DataConfig) -> Splits:
+    """Read the records of a request and split them.
+
+    Raises:
+        DataError: a file or record is bad, a set is empty, or forget shares records with retain or holdout.
+    """
+    match config:
+        case TestbedData():
+            bed = build_testbed(config)
+            splits = Splits(bed.forget, bed.retain, bed.holdout, bed.utility)
+        case TofuData():
+            splits = _read_tofu(config)
+        case JsonlData():
+            root = Path(config.path)
+            if not root.is_dir():
+                raise DataError(f"`data.path` must be a folder, got {config.path!r}; check the path")
+            holdout = read_jsonl(root / config.holdout) if config.holdout else None
+            splits = _held_out(read_jsonl(root / config.forget), read_jsonl(root / config.retain), holdout, config.holdout_frac)
+        case HubData():
+            holdout = _read_hub(config, config.holdout) if config.holdout else None
+            splits = _held_out(_read_hub(config, config.forget), _read_hub(config, config.retain), holdout, config.holdout_frac)
+    _check(splits)
+    return splits
+
+
+def _held_out(
+    forget: Sequence[Record], retain: Sequence[Record], holdout: Sequence[Record] | None, holdout_frac: float
+) -> Splits:
+    """Move `holdout_frac` of the retain records to the holdout set where the source names none."""
+    kept = tuple(retain)
+    if holdout is None:
+        holdout = tuple(record for record in retain if hash_fraction(record.digest) < holdout_frac)
+        kept = tuple(record for record in retain if hash_fraction(record.digest) >= holdout_frac)
+    judged = {"retain": kept, "holdout": tuple(holdout)}
+    utility = {name: tuple(r for r in records if isinstance(r, QARecord) and r.wrong_answers) for name, records in judged.items()}
+    return Splits(tuple(forget), kept, tuple(holdout), {name: records for name, records in utility.items() if records})
+
+
+def _read_tofu(config: TofuData) -> Splits:
+    """The published sets; the perturbed files carry the paraphrases and wrong answers of the same rows."""
+    root = Path(config.path)
+    if not root.is_dir():
+        raise DataError(f"`data.path` must be the folder of the TOFU files, got {config.path!r}; check the path")
+    retain = read_jsonl(root / f"retain{100 - int(config.forget[-2:]):02d}.json")
+    splits = _held_out(read_jsonl(root / f"{config.forget}_perturbed.json"), retain, None, config.holdout_frac)
+    names = {"retain": "retain_perturbed", "real_authors": "real_authors_perturbed", "world_facts": "world_facts_perturbed"}
+    utility = {name: _questions(read_jsonl(root / f"{file}.json")) for name, file in names.items()}
+    return Splits(splits.forget, splits.retain, splits.holdout, utility)
+
+
+def _questions(records: Sequence[Record]) -> tuple[QARecord, ...]:
+    return tuple(record for record in records if isinstance(record, QARecord))
+
+
+def _read_hub(config: HubData, name: str) -> tuple[Record, ...]:
+    import datasets  # heavy, and only this source needs it
+
+    try:
+        rows = datasets.load_dataset(config.path, name, split=config.split, revision=config.revision)
+    except Exception as error:  # noqa: BLE001 - the library raises a dozen unrelated types for "not there"
+        raise DataError(
+            f"`data.path` must name a data set that the Hub or its local cache has, got {config.path!r} ({name!r}, "
+            f"split {config.split!r}): {type(error).__name__}: {error}; check the name, or download it and use `--data.kind tofu` or `jsonl`"
+        ) from None
+    return tuple(parse_record(dict(row), where=f"{config.path}/{name}:{number}") for number, row in enumerate(rows, start=1))
+
+
+def _check(splits: Splits) -> None:
+    for name in ("forget", "retain", "holdout"):
+        if not getattr(splits, name):
+            remedy = "raise `data.holdout_frac`" if name == "holdout" else "name a file that holds records"
+            raise DataError(f"the {name} set must hold at least one record, got none; {remedy}")
+    forget = {record.digest: record for record in splits.forget}
+    kept = {"retain": splits.retain, "holdout": splits.holdout, **{f"utility set {name}": rows for name, rows in splits.utility.items()}}
+    for name, records in kept.items():
+        shared = [record for record in records if record.digest in forget]
+        if shared:
+            raise DataError(
+                f"forget and {name} must not overlap, got {len(shared)} shared record(s), the first with digest "
+                f"{shared[0].digest[:12]}; remove them from one of the two"
+            )
+
+
+def make_request(request: RequestConfig, data: DataConfig, splits: Splits) -> UnlearningRequest:
+    """Pin a request to the contents of its sets."""
+    location = getattr(data, "path", None) or f"seed {getattr(data, 'seed', 0)}"
+
+    def source(name: str, records: tuple[Record, ...]) -> Source:
+        place = f"{location}#{getattr(data, name, None) or name}"
+        return Source(kind=data.kind, location=place, num_records=len(records), digest=digest_records(records))
+
+    return UnlearningRequest(
+        id=request.id,
+        reason=request.reason,
+        forget=source("forget", splits.forget),
+        retain=source("retain", splits.retain),
+        holdout=source("holdout", splits.holdout),
+    )

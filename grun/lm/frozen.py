@@ -1,0 +1,213 @@
+"""The frozen language model: load any Hugging Face decoder-only model, freeze it, find its blocks.
+
+A base is identified by the digest of its weights and tokenizer files, not by its path: an adapter trained on one copy
+loads on any other copy, and on nothing else.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from grun.errors import ModelError
+
+__all__ = ["BaseInfo", "FrozenLM", "digest_weights", "find_blocks", "freeze", "load_frozen_lm", "load_tokenizer", "resolve_folder"]
+
+_WEIGHT_FILES = ("*.safetensors", "config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+
+
+@dataclass(frozen=True)
+class BaseInfo:
+    """Which base model this is."""
+
+    name: str
+    """Path or hub name it was loaded by."""
+    revision: str | None
+    """Hub revision."""
+    digest: str
+    """SHA-256 over weights, configuration and tokenizer."""
+
+
+@dataclass(frozen=True)
+class FrozenLM:
+    """A base model whose weights never change."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    blocks: Sequence[nn.Module]
+    """Decoder blocks, shallowest first."""
+    info: BaseInfo
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D of the residual stream."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of decoder blocks."""
+        return len(self.blocks)
+
+    @property
+    def context(self) -> int:
+        """Longest sequence in tokens."""
+        return context_of(self.model.config)
+
+    @property
+    def pad_id(self) -> int:
+        """Token id used for padding."""
+        pad = self.tokenizer.pad_token_id
+        assert isinstance(pad, int)
+        return pad
+
+    @property
+    def head(self) -> nn.Module:
+        """The language-model head."""
+        head = self.model.get_output_embeddings()
+        assert head is not None
+        return head
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.device
+
+
+def context_of(config: Any) -> int:
+    """Longest sequence of a model configuration in tokens."""
+    return int(config.get_text_config().max_position_embeddings)
+
+
+def resolve_folder(name: str, revision: str | None = None) -> Path:
+    """Return the local folder of a model: the path itself, or the snapshot of a hub model.
+
+    Raises:
+        ModelError: neither a folder with a model nor a name that the hub or its local cache answers to.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"`model.path` must be a Hugging Face model folder, got {name!r} without a config.json; check the path")
+        return folder
+    if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise ModelError(f"`model.path` must be an existing model folder, got {name!r}, which is not there; check the path")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision))
+    except Exception as error:  # noqa: BLE001 - offline, not found, gated: a dozen unrelated types
+        raise ModelError(
+            f"`model.path` must be a model folder or a hub model that can be reached, got {name!r} ({type(error).__name__}); "
+            "check the name, or download the model and give its folder"
+        ) from None
+
+
+@lru_cache(maxsize=8)
+def digest_weights(folder: Path) -> str:
+    """SHA-256 over the files that decide what the model computes, by name and content."""
+    files = sorted({path for pattern in _WEIGHT_FILES for path in folder.glob(pattern)})
+    whole = hashlib.sha256()
+    for path in files:
+        if path.name == "config.json":
+            # keys that only record how the file was written
+            values = json.loads(path.read_text(encoding="utf-8"))
+            content = json.dumps({k: v for k, v in values.items() if k not in ("_name_or_path", "transformers_version")}, sort_keys=True)
+            part = hashlib.sha256(content.encode())
+        else:
+            with path.open("rb") as file:
+                part = hashlib.file_digest(file, "sha256")
+        whole.update(f"{path.name} {part.hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def load_tokenizer(folder: Path, pad_token: str | None = None) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that can pad.
+
+    Raises:
+        ModelError: no tokenizer, or one without a pad token where none is given.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"a base model must come with its tokenizer, got {str(folder)!r}: {error}; add the tokenizer's files") from None
+    if pad_token is not None:
+        if tokenizer.convert_tokens_to_ids(pad_token) in (None, tokenizer.unk_token_id):
+            raise ModelError(f"`model.pad_token` must be in the tokenizer's vocabulary, got {pad_token!r}; name an existing token")
+        tokenizer.pad_token = pad_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"the tokenizer must have a pad token, got one without ({str(folder)!r}); set `model.pad_token`, "
+            "for instance to its end-of-text token, which padding never shows to the model"
+        )
+    return tokenizer
+
+
+def find_blocks(model: PreTrainedModel) -> Sequence[nn.Module]:
+    """Find the decoder blocks: the one list of as many modules as the configuration has layers.
+
+    Raises:
+        ModelError: there is no such list, or more than one.
+    """
+    num_layers = model.config.get_text_config().num_hidden_layers
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == num_layers]
+    outermost = [
+        module for module in lists if not any(module is not other and module in set(other.modules()) for other in lists)
+    ]
+    if len(outermost) != 1:
+        raise ModelError(
+            f"a base model must have one list of decoder blocks, got {len(outermost)} candidates in {type(model).__name__}; "
+            "only decoder-only models are supported"
+        )
+    return tuple(outermost[0])
+
+
+def freeze(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, info: BaseInfo) -> FrozenLM:
+    """Freeze a model that is already in memory."""
+    model.requires_grad_(False)
+    model.eval()
+    return FrozenLM(model, tokenizer, find_blocks(model), info)
+
+
+def load_frozen_lm(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    pad_token: str | None = None,
+    device: torch.device | str | None = "cpu",
+) -> FrozenLM:
+    """Load and freeze a base model.
+
+    Args:
+        dtype: `float32` or `bfloat16`.
+        device: where the model goes; None leaves it where loading put it, as a sharding engine wants.
+
+    Raises:
+        ModelError: the folder is missing, damaged or not a causal language model.
+    """
+    folder = resolve_folder(name, revision)
+    tokenizer = load_tokenizer(folder, pad_token)
+    config = _load_config(folder)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=getattr(torch, dtype))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise ModelError(f"`model.path` must hold a causal language model, got {name!r}: {first_line}; check or download it again") from error
+    if device is not None:
+        model.to(device)
+    return freeze(model, tokenizer, BaseInfo(name, revision, digest_weights(folder)))
+
+
+def _load_config(folder: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise ModelError(f"a base model must have a valid config.json, got {str(folder)!r}: {first_line}; download it again") from None

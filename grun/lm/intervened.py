@@ -1,0 +1,182 @@
+"""The intervened model: a frozen base and, for the time of a call, an adapter's edits on its blocks.
+
+Each row is edited at its own last prompt token and nowhere else. During generation only the prefill is edited:
+a decoding step sees the edit through the keys and values that it left behind, and is not touched itself.
+
+Shapes: B sequences, T padded length, N answer tokens of the batch, V vocabulary, D hidden size, L edited blocks.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from grun.data.batches import TokenBatch
+from grun.interventions import Adapter
+from grun.lm.frozen import FrozenLM
+from grun.lm.hooks import edit_outputs, narrow_input
+
+__all__ = ["Answers", "Generated", "IntervenedLM"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model says at the positions that predict answer tokens."""
+
+    nll: Tensor
+    """(N,) float32 cross-entropy of each answer token, in nats."""
+    row: Tensor
+    """(N,) the sequence each token belongs to."""
+    num_rows: int
+    """Number of sequences."""
+    logits: Tensor | None
+    """(N, V) logits, where they were asked for."""
+    hidden: Tensor | None
+    """(N, D) output of the read block, where one was asked for."""
+    gate_logits: Tensor | None
+    """(B, L) gate logits by edited block, shallowest first; None without an adapter."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Greedy continuations of prompts."""
+
+    texts: tuple[str, ...]
+    gate_logits: Tensor | None
+    """(B, L) as in :class:`Answers`."""
+
+
+class _Edits:
+    """The edits of one forward pass, and the gate logits they leave behind."""
+
+    def __init__(self, adapter: Adapter, last_prompt: Tensor, threshold: float | None, *, prefill_only: bool) -> None:
+        self.adapter = adapter
+        self.last_prompt = last_prompt
+        self.threshold = threshold
+        self.prefill_only = prefill_only
+        self.logits: dict[int, Tensor] = {}
+
+    def at(self, layer: int) -> Callable[[Tensor], Tensor]:
+        def edit(h: Tensor) -> Tensor:
+            if self.prefill_only and layer in self.logits:
+                return h  # a decoding step
+            rows = torch.arange(h.shape[0], device=h.device)
+            edited = self.adapter.at(layer)(h[rows, self.last_prompt], threshold=self.threshold)
+            self.logits[layer] = edited.gate_logits
+            return h.index_put((rows, self.last_prompt), edited.hidden)
+
+        return edit
+
+    def gate_logits(self) -> Tensor:
+        return torch.stack([self.logits[layer] for layer in self.adapter.layers], dim=-1)
+
+
+class IntervenedLM:
+    """A frozen base with an adapter, or without one: then it is the reference."""
+
+    def __init__(self, lm: FrozenLM, adapter: Adapter | None = None, *, threshold: float | None = None) -> None:
+        """Put an adapter on a base.
+
+        Args:
+            threshold: gate threshold; None leaves gates soft, as in training.
+        """
+        self.lm = lm
+        self.adapter = adapter
+        self.threshold = threshold
+
+    def answers(self, batch: TokenBatch, *, keep_logits: bool = False, read_layer: int | None = None) -> Answers:
+        """Score the answers of a batch, with gradients to the adapter unless the caller disables them.
+
+        Args:
+            keep_logits: also return the logits over the vocabulary.
+            read_layer: block whose output is also returned, after its edit.
+        """
+        read: list[Tensor] = []
+        with (
+            self._edited(batch.last_prompt) as edits,
+            edit_outputs(self._reader(read_layer, batch.predicts, read)),
+            narrow_input(self.lm.head, batch.predicts),
+        ):
+            logits = self._forward(batch)
+        return Answers(
+            nll=F.cross_entropy(logits.float(), batch.targets, reduction="none"),
+            row=batch.row,
+            num_rows=batch.num_rows,
+            logits=logits if keep_logits else None,
+            hidden=read[0] if read else None,
+            gate_logits=edits.gate_logits() if edits else None,
+        )
+
+    def _forward(self, batch: TokenBatch) -> Tensor:
+        output = self.lm.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        )
+        logits = output.logits
+        assert isinstance(logits, Tensor)
+        return logits
+
+    def _reader(
+        self, layer: int | None, predicts: Tensor, read: list[Tensor]
+    ) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
+        """A hook that keeps the output of a block where it predicts an answer token; attached last, it sees the edit."""
+        if layer is None:
+            return {}
+
+        def keep(h: Tensor) -> Tensor:
+            read.append(h[predicts])
+            return h
+
+        return {self.lm.blocks[layer]: keep}
+
+    @torch.no_grad()
+    def logits(self, batch: TokenBatch) -> Tensor:
+        """Return the full logits (B, T, V) of a batch."""
+        with self._edited(batch.last_prompt):
+            return self._forward(batch)
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int) -> Generated:
+        """Continue prompts (token ids) greedily until the end of text."""
+        length = max(len(prompt) for prompt in prompts)
+        input_ids = torch.full((len(prompts), length), self.lm.pad_id, dtype=torch.long)
+        attention_mask = torch.zeros_like(input_ids)
+        for index, prompt in enumerate(prompts):
+            input_ids[index, length - len(prompt) :] = torch.tensor(prompt)
+            attention_mask[index, length - len(prompt) :] = 1
+        device = self.lm.device
+        last_prompt = torch.full((len(prompts),), length - 1, device=device)
+        with self._edited(last_prompt, prefill_only=True) as edits:
+            output = self.lm.model.generate(
+                inputs=input_ids.to(device),
+                attention_mask=attention_mask.to(device),
+                generation_config=self._greedy(max_new_tokens),
+            )
+        assert isinstance(output, Tensor)
+        texts = self.lm.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+        return Generated(tuple(text.strip() for text in texts), edits.gate_logits() if edits else None)
+
+    def _greedy(self, max_new_tokens: int) -> GenerationConfig:
+        ends = self.lm.model.generation_config.eos_token_id if self.lm.model.generation_config else None
+        return GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=self.lm.pad_id,
+            eos_token_id=ends if ends is not None else self.lm.tokenizer.eos_token_id,
+        )
+
+    @contextmanager
+    def _edited(self, last_prompt: Tensor, *, prefill_only: bool = False) -> Iterator[_Edits | None]:
+        """Attach the adapter's edits; nothing without an adapter."""
+        if self.adapter is None:
+            yield None
+            return
+        edits = _Edits(self.adapter, last_prompt, self.threshold, prefill_only=prefill_only)
+        with edit_outputs({self.lm.blocks[layer]: edits.at(layer) for layer in self.adapter.layers}):
+            yield edits

@@ -1,0 +1,24 @@
+"""Training one adapter on a frozen base: the loop, the step, the engine, checkpoints."""
+
+from grun.training.callbacks import Callback, MetricsSpool, Progress, StopTraining
+from grun.training.checkpoint import load_checkpoint, save_checkpoint
+from grun.training.engine import Engine, TorchEngine
+from grun.training.loop import FitResult, fit
+from grun.training.optimizer import AdapterOptimizer
+from grun.training.task import Task, build_task
+
+__all__ = [
+    "AdapterOptimizer",
+    "Callback",
+    "Engine",
+    "FitResult",
+    "MetricsSpool",
+    "Progress",
+    "StopTraining",
+    "Task",
+    "TorchEngine",
+    "build_task",
+    "fit",
+    "load_checkpoint",
+    "save_checkpoint",
+]

@@ -1,0 +1,67 @@
+"""Checkpoints: adapter, optimizer moments and step; a few kilobytes, independent of the number of workers.
+
+Batch order, retain partners and learning rate are functions of seed and step, so the step is all there is to save
+of them. A checkpoint is a folder that appears whole or not at all, and every file is checked against its digest.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from grun.config import Config
+from grun.errors import TrainingError
+from grun.interventions import Adapter
+from grun.training.optimizer import AdapterOptimizer
+
+__all__ = ["load_checkpoint", "save_checkpoint"]
+
+_STATE, _ADAPTER, _OPTIMIZER = "state.json", "adapter.safetensors", "optimizer.safetensors"
+
+
+class _State(Config):
+    step: int
+    """Optimizer steps that are done."""
+    trajectory: str
+    """Digest of everything that decides the trajectory; a checkpoint of another run is refused."""
+    files: dict[str, str]
+    """SHA-256 of each tensor file."""
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def save_checkpoint(folder: Path, adapter: Adapter, optimizer: AdapterOptimizer, *, step: int, trajectory: str) -> None:
+    """Write a checkpoint into an existing empty folder, its state file last."""
+    save_file({name: value.contiguous() for name, value in adapter.state_dict().items()}, folder / _ADAPTER)
+    save_file(optimizer.state(), folder / _OPTIMIZER)
+    files = {name: _sha256(folder / name) for name in (_ADAPTER, _OPTIMIZER)}
+    state = _State(step=step, trajectory=trajectory, files=files)
+    (folder / _STATE).write_text(state.model_dump_json(indent=2), encoding="utf-8")
+
+
+def load_checkpoint(folder: Path, adapter: Adapter, optimizer: AdapterOptimizer, *, trajectory: str) -> int:
+    """Restore adapter and optimizer in place and return the number of steps that are done.
+
+    Raises:
+        TrainingError: a file is missing or damaged, or the checkpoint is another run's.
+    """
+    try:
+        state = _State.model_validate(json.loads((folder / _STATE).read_text(encoding="utf-8")))
+        damaged = [name for name, digest in state.files.items() if _sha256(folder / name) != digest]
+        if damaged:
+            raise TrainingError(f"a checkpoint must be as it was written, got damaged files {damaged} in {str(folder)!r}; delete it")
+        if state.trajectory != trajectory:
+            raise TrainingError(
+                f"a run continues only with the settings and data it was started with, got a checkpoint of another run in {str(folder)!r}; "
+                "use another `name`, or delete the old run's folder"
+            )
+        adapter.load_state_dict(load_file(folder / _ADAPTER))
+        optimizer.load_state(load_file(folder / _OPTIMIZER))
+    except (OSError, ValueError, ValidationError, SafetensorError, RuntimeError) as error:
+        raise TrainingError(f"a checkpoint must be complete, got {str(folder)!r}: {error}; delete it to start again") from None
+    return state.step

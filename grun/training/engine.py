@@ -1,0 +1,80 @@
+"""Engine: what a worker needs around the frozen model. Torch keeps the base whole; DeepSpeed (in `pipelines`) shards it.
+
+What is large and frozen belongs to the engine; what is small and learns (adapter, optimizer, schedule, clipping) is
+plain replicated torch and the same under every engine. So an engine only has to run backward through its base and
+to sum a few kilobytes over the workers.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from grun.lm import FrozenLM
+
+__all__ = ["Engine", "TorchEngine"]
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """The frozen model of one worker, and its link to the others."""
+
+    lm: FrozenLM
+
+    @property
+    def rank(self) -> int:
+        """Index of this worker."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """Number of workers."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate gradients of a scalar loss on the adapter."""
+        ...
+
+    def sum_(self, values: Tensor) -> None:
+        """Sum a tensor over all workers, in place."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every worker's value, in order of rank, on every worker."""
+        ...
+
+
+class TorchEngine:
+    """The base replicated on every worker (ZeRO stage 0), or one process alone."""
+
+    def __init__(self, lm: FrozenLM) -> None:
+        self.lm = lm
+        self._distributed = dist.is_available() and dist.is_initialized()
+
+    @property
+    def rank(self) -> int:
+        """Index of this worker."""
+        return dist.get_rank() if self._distributed else 0
+
+    @property
+    def world_size(self) -> int:
+        """Number of workers."""
+        return dist.get_world_size() if self._distributed else 1
+
+    def backward(self, loss: Tensor) -> None:
+        """Plain autograd."""
+        torch.autograd.backward(loss)
+
+    def sum_(self, values: Tensor) -> None:
+        """One all-reduce."""
+        if self._distributed:
+            dist.all_reduce(values)
+
+    def gather(self, value: Any) -> list[Any]:
+        """One all-gather of small Python values."""
+        if not self._distributed:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values

@@ -1,0 +1,84 @@
+"""The DeepSpeed engine: ZeRO-3 shards the frozen base, and only that.
+
+`deepspeed.initialize` without an optimizer gives ZeRO-3's parameter partitioning with its forward and backward hooks.
+The adapter stays outside: plain replicated torch, so that no trainable tensor is ever partitioned, its arithmetic
+is bit-exact in bf16, and a checkpoint loads on any number of workers. The only module that imports DeepSpeed.
+"""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grun.config import ModelConfig
+from grun.lm import FrozenLM, load_frozen_lm
+from grun.training import TorchEngine
+
+__all__ = ["DeepSpeedEngine", "resident_share", "zero3_config"]
+
+_PERSISTENT_PARAMETERS = 10_000
+"""Tensors below this size (norms, biases) stay whole: gathering them costs more than they weigh."""
+
+
+def zero3_config(*, dtype: str, layer_parameters: int) -> dict[str, Any]:
+    """DeepSpeed settings that keep about three gathered blocks alive at a time.
+
+    The default limit of a billion live parameters would gather a small or middle-sized base whole.
+    """
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # asked for by the schema; the batches are ours
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "zero_optimization": {
+            "stage": 3,
+            "stage3_param_persistence_threshold": _PERSISTENT_PARAMETERS,
+            "stage3_prefetch_bucket_size": max(1, layer_parameters // 6),
+            "stage3_max_live_parameters": 3 * layer_parameters,
+            "stage3_max_reuse_distance": 0,
+        },
+    }
+
+
+class DeepSpeedEngine(TorchEngine):
+    """A base of which every worker holds one part."""
+
+    def __init__(self, model: ModelConfig, folder: str) -> None:
+        """Load the base sharded. torch.distributed must be initialised, and `LOCAL_RANK` set."""
+        if not torch.cuda.is_available():
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        import deepspeed
+        from transformers import AutoConfig
+        from transformers.integrations import HfDeepSpeedConfig
+
+        # the CPU accelerator would compile this op for most of a minute; it serves inference only
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False)
+        text = AutoConfig.from_pretrained(folder).get_text_config()
+        layer_parameters = 4 * text.hidden_size**2 + 3 * text.hidden_size * getattr(text, "intermediate_size", 4 * text.hidden_size)
+        settings = zero3_config(dtype=model.dtype, layer_parameters=layer_parameters)
+        # transformers keeps only a weak reference: while this lives, from_pretrained loads one module at a time into shards
+        self._loading = HfDeepSpeedConfig(settings)
+        lm = load_frozen_lm(folder, revision=model.revision, dtype=model.dtype, pad_token=model.pad_token, device=None)
+        self._engine, *_ = deepspeed.initialize(model=lm.model, config=settings)
+        super().__init__(lm)
+
+    def backward(self, loss: Tensor) -> None:
+        """Autograd through the sharded base; ZeRO's hooks gather and release its blocks."""
+        super().backward(loss)
+        self._engine.optimizer.release_backward_leftovers()
+
+    def close(self) -> None:
+        """Detach ZeRO from the base."""
+        self._engine.destroy()
+
+
+def resident_share(lm: FrozenLM) -> float:
+    """Share of the base's parameters that this worker holds between two steps (1.0 when nothing is sharded)."""
+    held = total = 0
+    for parameter in lm.model.parameters():
+        shard = getattr(parameter, "ds_tensor", None)
+        numel = getattr(parameter, "ds_numel", parameter.numel())
+        total += numel
+        # between steps a sharded parameter is empty and its shard is what is held; a persistent one is whole
+        held += parameter.numel() or (shard.numel() if shard is not None else 0)
+    return held / total
