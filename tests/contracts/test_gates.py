@@ -1,0 +1,48 @@
+"""What every gate kind must do."""
+
+from typing import get_args
+
+import pytest
+import torch
+
+from grun.config import GateConfig
+from grun.gates import GATES, AbstractGate, build_gate
+
+KINDS = get_args(get_args(GateConfig)[0])
+WIDTH = 16
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
+def gate(request: pytest.FixtureRequest) -> AbstractGate:
+    torch.manual_seed(0)
+    return build_gate(request.param(), WIDTH)
+
+
+def test_every_kind_is_registered() -> None:
+    assert set(GATES) == set(KINDS)
+
+
+def test_one_logit_per_hidden_state(gate: AbstractGate) -> None:
+    h = torch.randn(2, 5, WIDTH)
+    logits = gate.logits(h)
+    assert logits.shape == (2, 5)
+    torch.testing.assert_close(logits[1, 3], gate.logits(h[1, 3]))
+
+
+def test_starts_about_half_open(gate: AbstractGate) -> None:
+    values = gate.logits(torch.randn(64, WIDTH)).sigmoid()
+    assert 0.3 < values.mean() < 0.7
+    assert values.std() > 0
+
+
+def test_every_parameter_learns(gate: AbstractGate) -> None:
+    gradients = torch.autograd.grad(gate.logits(torch.randn(64, WIDTH)).sum(), tuple(gate.parameters()))
+    assert all(gradient.any() for gradient in gradients)
+
+
+def test_half_precision_hidden_states_are_computed_in_float32(gate: AbstractGate) -> None:
+    h = torch.randn(4, WIDTH).bfloat16()
+    logits = gate.logits(h)
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, gate.logits(h.float()))
+    assert {parameter.dtype for parameter in gate.parameters()} == {torch.float32}
