@@ -98,6 +98,10 @@ class ObjectiveInputs:
     """(B_retain, L) gate logits u(h)."""
     totals: Totals
 
+    def __post_init__(self) -> None:
+        for tokens, gate_logits in ((self.forget, self.gate_logits_forget), (self.retain, self.gate_logits_retain)):
+            assert len(gate_logits) == tokens.num_rows, f"{len(gate_logits)} rows of gate logits, {tokens.num_rows} sequences"
+
     def forget_nll(self) -> Tensor:
         """Return this worker's share of the mean cross-entropy of the forget answer tokens, in nats."""
         return self.forget.nll.float().sum() / self.totals.forget_tokens

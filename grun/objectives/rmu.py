@@ -9,6 +9,7 @@ Shapes: N answer tokens, D hidden size.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from grun.config import RmuConfig
@@ -19,8 +20,7 @@ __all__ = ["direction", "rmu"]
 
 def direction(seed: int, hidden_size: int) -> Tensor:
     """Return u (D,), float32 of length 1 with no negative entry; the same on every worker and device."""
-    uniform = torch.rand(hidden_size, generator=torch.Generator().manual_seed(seed))
-    return uniform / uniform.norm()
+    return F.normalize(torch.rand(hidden_size, generator=torch.Generator().manual_seed(seed)), dim=0)
 
 
 def rmu(inputs: ObjectiveInputs, config: RmuConfig) -> Tensor:
