@@ -185,6 +185,18 @@ def test_a_step_down_the_loss_approaches_every_goal(objective: Objective) -> Non
     assert improved.terms["gate/bce"] < output.terms["gate/bce"]
 
 
+def test_each_term_reads_its_own_side(objective: Objective) -> None:
+    forget, other_forget = Side((3, 1, 4), seed=0), Side((2,), seed=2)
+    retain, other_retain = Side((2, 5), seed=1), Side((1, 1, 1, 1), seed=3)
+    terms = objective(inputs_of(objective, forget, retain), step=1).terms
+    with_other_retain = objective(inputs_of(objective, forget, other_retain), step=1).terms
+    with_other_forget = objective(inputs_of(objective, other_forget, retain), step=1).terms
+    for key, term in terms.items():
+        if not key.startswith("gate/"):
+            assert torch.equal(term, with_other_retain[key]) == key.startswith("forget/")
+            assert torch.equal(term, with_other_forget[key]) == key.startswith("retain/")
+
+
 lengths = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 
 
