@@ -1,0 +1,390 @@
+"""Tracking against a real SQLite store: what is recorded, what happens twice, what happens when the store is away."""
+
+import json
+import logging
+import math
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from grun.config import TrackingConfig
+from grun.errors import TrackingError
+from pipelines.tracking import Tracker, flatten
+
+# MLflow 3.17 uses a loader strategy that SQLAlchemy 2.1 deprecates; the warning is theirs to mend.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+TIME_MS = 1_700_000_000_000
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def tracker(store: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracker]:
+    """A tracker with an experiment of the test's own, in a folder that nothing may be written to."""
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    monkeypatch.chdir(cwd)
+    yield Tracker(store, request.node.name, tmp_path / "artifacts")
+    assert list(cwd.iterdir()) == []
+
+
+def spool_line(step: int, **metrics: float) -> str:
+    return json.dumps({"step": step, "time_ms": TIME_MS + step, "metrics": metrics}) + "\n"
+
+
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def artifact(tracker: Tracker, run_id: str, name: str) -> Path:
+    return Path(tracker.client.get_run(run_id).info.artifact_uri.removeprefix("file://")) / name
+
+
+def history(tracker: Tracker, run_id: str, key: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in tracker.client.get_metric_history(run_id, key)]
+
+
+def test_the_default_store_lies_in_the_output_folder_and_nothing_in_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    monkeypatch.chdir(cwd)
+    tracker = Tracker.open(TrackingConfig(), Path("../the output"))
+    with tracker.run("train") as run_id:
+        tracker.log_text(run_id, "<p>report</p>", "report.html")
+    assert (tmp_path / "the output" / "mlflow" / "mlflow.db").is_file()
+    reports = list((tmp_path / "the output" / "mlflow" / "artifacts").rglob("report.html"))
+    assert [report.read_text() for report in reports] == ["<p>report</p>"]
+    assert list(cwd.iterdir()) == []
+
+
+def test_importing_and_opening_is_silent_and_switches_pickle_and_telemetry_off(tmp_path: Path) -> None:
+    script = (
+        "import os, sys, pathlib\n"
+        "import pipelines.tracking\n"
+        "assert 'mlflow' not in sys.modules\n"
+        "from grun.config import TrackingConfig\n"
+        "pipelines.tracking.Tracker.open(TrackingConfig(), pathlib.Path(sys.argv[1]))\n"
+        "import mlflow.telemetry.client as telemetry, mlflow.environment_variables as settings\n"
+        "assert telemetry.get_telemetry_client() is None\n"
+        "assert settings.MLFLOW_ALLOW_PICKLE_DESERIALIZATION.get() is False\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if "MLFLOW" not in name and name != "DO_NOT_TRACK"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "true"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "out")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_processes_may_create_one_store_at_once(tmp_path: Path) -> None:
+    script = (
+        "import sys, pathlib\n"
+        "from grun.config import TrackingConfig\n"
+        "from pipelines.tracking import Tracker\n"
+        "print(Tracker.open(TrackingConfig(), pathlib.Path(sys.argv[1])).experiment_id)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    outcomes = [(*process.communicate(), process.returncode) for process in processes]
+    assert outcomes == [("1\n", "", 0)] * 3
+
+
+def test_an_unreachable_server_is_one_clear_message(tmp_path: Path) -> None:
+    uri = f"http://127.0.0.1:{closed_port()}"
+    with pytest.raises(TrackingError, match=r"open the tracking store.*Connection refused.*check that `tracking\.uri`"):
+        Tracker(uri, "unreachable", tmp_path)
+
+
+def test_opening_asks_a_server_that_fails_only_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.send_error(503)
+
+        do_GET = do_POST
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    asked: list[str] = []
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with pytest.raises(TrackingError, match="503"):
+            Tracker(f"http://127.0.0.1:{server.server_port}", "failing", tmp_path)
+        server.shutdown()
+        thread.join()
+    assert len(asked) == 2
+
+
+def test_opening_leaves_the_patience_of_later_calls_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
+    with pytest.raises(TrackingError):
+        Tracker(f"http://127.0.0.1:{closed_port()}", "unreachable", tmp_path)
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "7"
+
+
+def test_a_password_is_never_shown(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError) as caught:
+        Tracker(f"http://me:hunter2@127.0.0.1:{closed_port()}", "unreachable", tmp_path)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "databricks"])
+def test_a_store_of_another_kind_is_refused(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match=r"must be an http\(s\) server or a database.*sqlite:////"):
+        Tracker(uri, "grun", tmp_path)
+
+
+def test_a_database_that_cannot_be_opened_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="unable to open database file"):
+        Tracker(f"sqlite:///{tmp_path / 'missing' / 'mlflow.db'}", "grun", tmp_path)
+    (tmp_path / "notes.db").write_text("this is a note, not a database, and it goes on for a while\n" * 40)
+    with pytest.raises(TrackingError, match="not a database"):
+        Tracker(f"sqlite:///{tmp_path / 'notes.db'}", "grun", tmp_path)
+
+
+def test_an_output_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(TrackingError, match="output folder must be writable"):
+        Tracker.open(TrackingConfig(), tmp_path / "out")
+
+
+def test_a_deleted_experiment_is_refused(tracker: Tracker, tmp_path: Path) -> None:
+    tracker.client.delete_experiment(tracker.experiment_id)
+    with pytest.raises(TrackingError, match="was deleted; restore it"):
+        Tracker(tracker.store.uri, "test_a_deleted_experiment_is_refused", tmp_path)
+
+
+def test_a_run_says_who_and_what_made_it(tracker: Tracker) -> None:
+    parent = tracker.start_run("sweep", tags={"kind": "sweep"})
+    child = tracker.start_run("trial", parent=parent)
+    tags = tracker.client.get_run(child).data.tags
+    assert tags["mlflow.parentRunId"] == parent
+    assert tags["mlflow.user"]
+    assert "/" not in tags["mlflow.source.name"]
+    assert len(tags["mlflow.source.git.commit"]) == 40
+    assert tracker.client.get_run(parent).data.tags["kind"] == "sweep"
+    assert tracker.client.get_run(parent).info.run_name == "sweep"
+
+
+def test_a_run_needs_no_git(tracker: Tracker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    run_id = tracker.start_run("train")
+    assert "mlflow.source.git.commit" not in tracker.client.get_run(run_id).data.tags
+
+
+def test_the_same_key_continues_the_same_run(tracker: Tracker) -> None:
+    first = tracker.start_run("trial", key="sweep-1/trial-3")
+    tracker.end_run(first, "FAILED")
+    again = tracker.start_run("trial", key="sweep-1/trial-3")
+    other = tracker.start_run("trial", key="sweep-1/trial-30")
+    assert again == first != other
+    assert tracker.client.get_run(first).info.status == "RUNNING"
+    assert len(list(tracker.search(""))) == 2
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"), [(None, "FINISHED"), (ValueError, "FAILED"), (SystemExit, "FAILED"), (KeyboardInterrupt, "KILLED")]
+)
+def test_a_run_ends_with_the_status_of_its_block(tracker: Tracker, raised: type[BaseException] | None, status: str) -> None:
+    def block() -> None:
+        with tracker.run("train") as run_id:
+            run_ids.append(run_id)
+            if raised is not None:
+                raise raised
+
+    run_ids: list[str] = []
+    if raised is None:
+        block()
+    else:
+        with pytest.raises(raised):
+            block()
+    info = tracker.client.get_run(run_ids[0]).info
+    assert info.status == status
+    assert info.end_time is not None
+
+
+def test_a_store_that_is_away_does_not_hide_the_exception_of_a_run(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(run_id: str, status: str) -> None:
+        raise ConnectionError("the store is away")
+
+    def fail() -> None:
+        with tracker.run("train"):
+            monkeypatch.setattr(tracker.client, "set_terminated", away)
+            raise ValueError("the news")
+
+    with pytest.raises(ValueError, match="the news"):
+        fail()
+
+
+def test_children_of_killed_workers_are_closed_and_no_others(tracker: Tracker) -> None:
+    parent, stranger = tracker.start_run("sweep"), tracker.start_run("other sweep")
+    done, lost = tracker.start_run("trial", parent=parent), tracker.start_run("trial", parent=parent)
+    elsewhere = tracker.start_run("trial", parent=stranger)
+    tracker.end_run(done)
+    assert tracker.end_children(parent) == [lost]
+    statuses = [tracker.client.get_run(run_id).info.status for run_id in (parent, done, lost, elsewhere)]
+    assert statuses == ["RUNNING", "FINISHED", "KILLED", "RUNNING"]
+
+
+def test_flatten_joins_with_dots_and_cuts() -> None:
+    values = {
+        "train": {"epochs": 3, "pairing": "fixed", "extra": {}},
+        "layers": [1, 2],
+        "model": {"path": None},
+        "text": "x" * 7000,
+    }
+    flat = flatten(values)
+    assert flat.pop("text") == "x" * 6000
+    assert flat == {
+        "train.epochs": "3",
+        "train.pairing": "fixed",
+        "train.extra": "{}",
+        "layers": "[1, 2]",
+        "model.path": "None",
+    }
+
+
+def test_params_may_come_again_but_not_change(tracker: Tracker) -> None:
+    run_id = tracker.start_run("train")
+    recipe = {"train": {"epochs": 3}, "long": "x" * 7000, "many": {f"p{number}": number for number in range(150)}}
+    tracker.log_params(run_id, recipe)
+    tracker.log_params(run_id, recipe | {"seed": 0})
+    params = tracker.client.get_run(run_id).data.params
+    assert (params["train.epochs"], params["seed"], len(params)) == ("3", "0", 153)
+    with pytest.raises(TrackingError, match=r"`train\.epochs` = '4' where run .* has '3'.*resume with the same recipe"):
+        tracker.log_params(run_id, {"train": {"epochs": 4}, "new": 1})
+    assert "new" not in tracker.client.get_run(run_id).data.params
+
+
+def test_metrics_that_are_not_finite_become_tags(tracker: Tracker) -> None:
+    run_id = tracker.start_run("train")
+    tracker.log_metrics(run_id, {"train/loss": 0.5, "gate/auroc": math.nan, "retain/kl_nats": math.inf}, step=4)
+    run = tracker.client.get_run(run_id)
+    assert run.data.metrics == {"train/loss": 0.5}
+    assert history(tracker, run_id, "train/loss") == [(4, 0.5)]
+    assert run.data.tags["non_finite.gate/auroc"] == "nan at step 4"
+    assert run.data.tags["non_finite.retain/kl_nats"] == "inf at step 4"
+
+
+def test_shipping_a_spool_again_changes_nothing(tracker: Tracker, tmp_path: Path) -> None:
+    run_id = tracker.start_run("train")
+    spool = tmp_path / "spool.jsonl"
+    spool.write_text("".join(spool_line(step, loss=1 / step, gate=0.5) for step in range(1, 601)))
+    assert tracker.ship_spool(run_id, spool) == spool.stat().st_size
+    tracker.ship_spool(run_id, spool)
+    assert history(tracker, run_id, "loss") == [(step, 1 / step) for step in range(1, 601)]
+    point = tracker.client.get_metric_history(run_id, "loss")[0]
+    assert point.timestamp == TIME_MS + 1
+
+
+def test_a_spool_is_shipped_as_far_as_its_lines_are_complete(tracker: Tracker, tmp_path: Path) -> None:
+    run_id = tracker.start_run("train")
+    spool = tmp_path / "spool.jsonl"
+    assert tracker.ship_spool(run_id, spool) == 0
+    first, second = spool_line(1, loss=0.5), spool_line(2, loss=0.25)
+    spool.write_text(first + second[:-5])
+    offset = tracker.ship_spool(run_id, spool)
+    assert offset == len(first)
+    assert history(tracker, run_id, "loss") == [(1, 0.5)]
+    spool.write_text(first + second)
+    assert tracker.ship_spool(run_id, spool, offset=offset) == len(first + second)
+    assert history(tracker, run_id, "loss") == [(1, 0.5), (2, 0.25)]
+
+
+def test_a_damaged_spool_line_costs_only_itself(tracker: Tracker, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run_id = tracker.start_run("train")
+    spool = tmp_path / "spool.jsonl"
+    damaged = '{"step": 2, "time_m' + spool_line(2, loss=0.4)
+    odd = ['{"step": 5}\n', "[]\n", '{"step": 1, "time_ms": 1, "metrics": {"loss": "x"}}\n', "\xff\n", "\n"]
+    nulls = '{"step": 3, "time_ms": 3, "metrics": {"loss": NaN, "gate": null, "kl": 0.125}}\n'
+    spool.write_text(spool_line(1, loss=0.5) + damaged + "".join(odd) + nulls)
+    with caplog.at_level(logging.WARNING, "pipelines.tracking"):
+        tracker.ship_spool(run_id, spool)
+    assert len(caplog.records) == 6
+    assert history(tracker, run_id, "loss") == [(1, 0.5)]
+    assert history(tracker, run_id, "kl") == [(3, 0.125)]
+    assert {"non_finite.loss", "non_finite.gate"} <= set(tracker.client.get_run(run_id).data.tags)
+
+
+def test_data_sets_are_recorded_by_digest_once(tracker: Tracker) -> None:
+    run_id = tracker.start_run("train")
+    digest = "0123456789abcdef" * 4
+    for _ in range(2):
+        tracker.log_dataset(run_id, "request-7", digest, "forget", 20, "jsonl")
+    (entry,) = tracker.client.get_run(run_id).inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest, entry.dataset.source_type) == ("request-7", digest[:36], "jsonl")
+    assert json.loads(entry.dataset.source)["sha256"] == digest
+    assert json.loads(entry.dataset.profile) == {"num_rows": 20}
+    assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "forget")]
+
+
+@pytest.mark.filterwarnings("ignore:.* deprecated - use:DeprecationWarning")  # matplotlib's import meets a newer pyparsing
+def test_artifacts_arrive_under_their_names(tracker: Tracker, tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    run_id = tracker.start_run("train")
+    figure = Figure()
+    figure.add_subplot().plot([0, 1])
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "part.txt").write_text("part")
+    tracker.log_figure(run_id, figure, "figures/pareto.png")
+    tracker.log_json(run_id, {"b": 1, "a": [2]}, "report.json")
+    tracker.log_folder(run_id, folder, "files")
+    assert artifact(tracker, run_id, "figures/pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads(artifact(tracker, run_id, "report.json").read_text()) == {"a": [2], "b": 1}
+    assert artifact(tracker, run_id, "files/part.txt").read_text() == "part"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda tracker: tracker.log_metrics("no-such-run", {"loss": 1.0}),
+        lambda tracker: tracker.log_params("no-such-run", {"a": 1}),
+        lambda tracker: tracker.end_run("no-such-run"),
+        lambda tracker: tracker.log_text("no-such-run", "text", "text.txt"),
+        lambda tracker: tracker.log_metrics(tracker.start_run("train"), {"forget@1": 1.0}),
+        lambda tracker: tracker.log_text(tracker.start_run("train"), "text", "../../outside.txt"),
+    ],
+)
+def test_what_mlflow_refuses_is_a_tracking_error(tracker: Tracker, call: Callable[[Tracker], None]) -> None:
+    with pytest.raises(TrackingError, match=r"MLflow must be able to .*, got .*; check"):
+        call(tracker)
+
+
+def test_a_folder_that_is_missing_is_not_stored_as_nothing(tracker: Tracker, tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="must be a folder"):
+        tracker.log_folder(tracker.start_run("train"), tmp_path / "missing", "files")
