@@ -14,6 +14,7 @@ Source: MLflow 3.17, `MlflowClient`.
 """
 
 import getpass
+import hashlib
 import json
 import logging
 import math
@@ -110,13 +111,15 @@ class Tracker:
                 the same key and gets the same run.
         """
         with self.calling("start a run"):
-            if key is not None and (run_id := self._find_run(key)) is not None:
+            # A key may hold a path, and a path anything; its digest can be asked for without quoting.
+            tag = {} if key is None else {_KEY_TAG: hashlib.sha256(key.encode()).hexdigest()}
+            if tag and (run_id := self._find_run(tag[_KEY_TAG])) is not None:
                 self.client.update_run(run_id, status="RUNNING")
                 return run_id
             all_tags = {
                 **_origin_tags(),
                 **({_PARENT_TAG: parent} if parent is not None else {}),
-                **({_KEY_TAG: key} if key is not None else {}),
+                **tag,
                 **(tags or {}),
             }
             return str(self.client.create_run(self.experiment_id, run_name=name, tags=all_tags).info.run_id)
@@ -249,7 +252,6 @@ class Tracker:
             self.client.log_artifacts(run_id, str(folder), name)
 
     def _find_run(self, key: str) -> str | None:
-        assert "'" not in key, f"a run key is ours to choose and holds no quotes: {key}"
         found = next(self.search(f"tags.`{_KEY_TAG}` = '{key}'"), None)
         return None if found is None else str(found.info.run_id)
 

@@ -131,7 +131,8 @@ def test_opening_asks_a_server_that_fails_only_twice(tmp_path: Path, monkeypatch
             asked.append(self.path)
             self.send_error(503)
 
-        do_GET = do_POST
+        def do_GET(self) -> None:
+            self.do_POST()
 
         def log_message(self, *_: object) -> None:
             pass
@@ -205,11 +206,12 @@ def test_a_run_needs_no_git(tracker: Tracker, monkeypatch: pytest.MonkeyPatch, t
     assert "mlflow.source.git.commit" not in tracker.client.get_run(run_id).data.tags
 
 
-def test_the_same_key_continues_the_same_run(tracker: Tracker) -> None:
-    first = tracker.start_run("trial", key="sweep-1/trial-3")
+@pytest.mark.parametrize("key", ["sweep-1/trial-3", 'it\'s a "folder"/trial-3'])
+def test_the_same_key_continues_the_same_run(tracker: Tracker, key: str) -> None:
+    first = tracker.start_run("trial", key=key)
     tracker.end_run(first, "FAILED")
-    again = tracker.start_run("trial", key="sweep-1/trial-3")
-    other = tracker.start_run("trial", key="sweep-1/trial-30")
+    again = tracker.start_run("trial", key=key)
+    other = tracker.start_run("trial", key=f"{key}0")
     assert again == first != other
     assert tracker.client.get_run(first).info.status == "RUNNING"
     assert len(list(tracker.search(""))) == 2
@@ -344,10 +346,12 @@ def test_data_sets_are_recorded_by_digest_once(tracker: Tracker) -> None:
     digest = "0123456789abcdef" * 4
     for _ in range(2):
         tracker.log_dataset(run_id, "request-7", digest, "forget", 20, "jsonl")
-    (entry,) = tracker.client.get_run(run_id).inputs.dataset_inputs
+    inputs = tracker.client.get_run(run_id).inputs
+    assert inputs is not None
+    (entry,) = inputs.dataset_inputs
     assert (entry.dataset.name, entry.dataset.digest, entry.dataset.source_type) == ("request-7", digest[:36], "jsonl")
     assert json.loads(entry.dataset.source)["sha256"] == digest
-    assert json.loads(entry.dataset.profile) == {"num_rows": 20}
+    assert json.loads(str(entry.dataset.profile)) == {"num_rows": 20}
     assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "forget")]
 
 

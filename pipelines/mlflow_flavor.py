@@ -1,0 +1,266 @@
+"""The MLflow flavour of an adapter: four small files and a folder of two, no code, no pickle.
+
+    MLmodel              flavours `grun` and `python_function`
+    adapter/             adapter_config.json, adapter.safetensors
+    requirements.txt     what the loader needs
+    python_env.yaml      the Python it was saved with
+
+The frozen base is named by path, revision and digest and never copied; the loader is this module, out of the
+installed package. The flavour records the SHA-256 of both adapter files, and :func:`load_adapter_folder` refuses
+a model folder that holds anything else than what was saved. Digests that lie beside the files find damage; who may
+write the artifacts may write both, so the registry keeps the digests once more in its database.
+
+`mlflow.pyfunc.load_model` on such a model answers prompts. It runs the `loader_module` that the MLmodel file names,
+so load only models that you trust that way, or take the files with :func:`load_adapter_folder`.
+
+Source: MLflow 3.17, "custom flavors".
+"""
+
+import hashlib
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from grun.errors import AdapterError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.models import Model
+
+    from grun.lm import BaseInfo
+
+__all__ = [
+    "ADAPTER_FILES",
+    "FLAVOR_NAME",
+    "AdapterModel",
+    "adapter_digests",
+    "load_adapter_folder",
+    "load_model",
+    "log_model",
+    "save_model",
+]
+
+FLAVOR_NAME = "grun"
+ADAPTER_FILES = ("adapter_config.json", "adapter.safetensors")
+
+_FORMAT_VERSION = 1
+_ADAPTER = "adapter"
+_MODEL_FILE, _REQUIREMENTS, _PYTHON_ENV = "MLmodel", "requirements.txt", "python_env.yaml"
+_SAVED = {_MODEL_FILE, _REQUIREMENTS, _PYTHON_ENV, _ADAPTER}
+_WRITTEN_BY_MLFLOW = {"registered_model_meta"}  # beside every model that MLflow itself downloads from a registry
+_LOADER_PACKAGES = ("grun-pipelines", "mlflow", "pyreft", "safetensors", "torch", "transformers")
+_MAX_NEW_TOKENS = 64
+
+
+def adapter_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of an adapter folder, by name.
+
+    Raises:
+        AdapterError: the folder does not hold exactly the two files, or one of them is a link.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        raise AdapterError(f"an adapter must be a folder, got {str(folder)!r}; save it again")
+    _refuse_others(folder, set(ADAPTER_FILES), set())
+    digests = {}
+    for name in ADAPTER_FILES:
+        path = folder / name
+        if path.is_symlink() or not path.is_file():
+            raise AdapterError(f"an adapter must hold plain files, got {str(path)!r}, which is none; save it again")
+        with path.open("rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def save_model(path: str | Path, mlflow_model: "Model | None" = None, *, adapter_folder: Path, base: "BaseInfo") -> None:
+    """Write a model folder.
+
+    Args:
+        path: Folder to make.
+        mlflow_model: Metadata to write to, when MLflow made it.
+        adapter_folder: The two files of the adapter.
+        base: The frozen model that it belongs to.
+
+    Raises:
+        AdapterError: `adapter_folder` is not an adapter.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # importing pyfunc warns of MLflow's own type hints
+        from mlflow.pyfunc import add_to_model
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    digests = adapter_digests(adapter_folder)
+    target = Path(path)
+    (target / _ADAPTER).mkdir(parents=True)
+    for name in ADAPTER_FILES:
+        shutil.copyfile(adapter_folder / name, target / _ADAPTER / name)
+    (target / _REQUIREMENTS).write_text("".join(f"{line}\n" for line in _requirements()), encoding="utf-8")
+    environment = {"python": python_version(), "build_dependencies": ["pip"], "dependencies": [f"-r {_REQUIREMENTS}"]}
+    (target / _PYTHON_ENV).write_text(yaml.safe_dump(environment, sort_keys=False), encoding="utf-8")
+
+    model = Model() if mlflow_model is None else mlflow_model
+    text = Schema([ColSpec(DataType.string)])
+    model.signature = ModelSignature(inputs=text, outputs=text)
+    model.add_flavor(
+        FLAVOR_NAME,
+        format_version=_FORMAT_VERSION,
+        sha256=digests,
+        **{f"base_{key}": value for key, value in asdict(base).items()},
+    )
+    # MLflow lets a user override only keys that are present here.
+    defaults = {"base_path": base.name, "max_new_tokens": _MAX_NEW_TOKENS}
+    add_to_model(  # type: ignore[no-untyped-call]
+        model, loader_module=__name__, python_env=_PYTHON_ENV, model_config=defaults
+    )
+    model.save(str(target / _MODEL_FILE))
+
+
+def log_model(
+    client: "MlflowClient",
+    run_id: str,
+    *,
+    adapter_folder: Path,
+    base: "BaseInfo",
+    name: str = _ADAPTER,
+    tags: Mapping[str, str] | None = None,
+) -> str:
+    """Save a model below a run and return the id of MLflow's logged model (`m-...`).
+
+    Raises:
+        AdapterError: `adapter_folder` is not an adapter; then nothing was logged.
+        mlflow.MlflowException: the store refuses; then the logged model says FAILED.
+    """
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    adapter_digests(adapter_folder)
+    run = client.get_run(run_id)
+    logged = client.create_logged_model(
+        run.info.experiment_id, name, run_id, tags=dict(tags or {}), params=run.data.params, model_type=FLAVOR_NAME
+    )
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            model = Model(
+                artifact_path=logged.artifact_location,
+                model_uuid=logged.model_id,
+                run_id=run_id,
+                model_id=logged.model_id,
+            )
+            folder = Path(scratch) / "model"
+            save_model(folder, model, adapter_folder=adapter_folder, base=base)
+            client.log_model_artifacts(logged.model_id, str(folder))
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    except BaseException:
+        with suppress(MlflowException):
+            client.finalize_logged_model(logged.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(logged.model_id, "READY")
+    return str(logged.model_id)
+
+
+def load_adapter_folder(model_path: Path) -> Path:
+    """Check a model folder and return its adapter folder.
+
+    Raises:
+        AdapterError: a file is missing, added, a link, or not the one that was saved; or the format is not known.
+    """
+    config = _flavor_config(model_path)
+    _refuse_others(model_path, _SAVED, _WRITTEN_BY_MLFLOW)
+    folder = model_path / _ADAPTER
+    digests = adapter_digests(folder)
+    if digests != config.get("sha256"):
+        raise AdapterError(
+            f"the files of an adapter must be the ones that were saved, got {digests} where {str(model_path)!r} records "
+            f"{config.get('sha256')}; take it from the registry again, and if that does not help, register it again"
+        )
+    return folder
+
+
+class AdapterModel:
+    """The base with an adapter, as a function from prompts to answers.
+
+    Args:
+        adapter_folder: The two files, checked.
+        base_path: Hub name or folder of the base.
+        max_new_tokens: Longest answer in tokens.
+    """
+
+    def __init__(self, adapter_folder: Path, base_path: str, max_new_tokens: int) -> None:
+        self.adapter_folder = adapter_folder
+        self.base_path = base_path
+        self.max_new_tokens = max_new_tokens
+
+    def predict(self, model_input: Any) -> list[str]:
+        """Answer prompts: a text, a sequence of them, a pandas Series, or a DataFrame with one column."""
+        from pipelines.generation import answer_with_adapter
+
+        return answer_with_adapter(self.adapter_folder, self.base_path, _prompts(model_input), self.max_new_tokens)
+
+
+def load_model(model_path: str | Path, *, base_path: str | None = None, max_new_tokens: int = _MAX_NEW_TOKENS) -> AdapterModel:
+    """Load a model folder, with the base that it records or another copy of it.
+
+    Raises:
+        AdapterError: as :func:`load_adapter_folder`.
+    """
+    folder = load_adapter_folder(Path(model_path))
+    return AdapterModel(folder, base_path or _flavor_config(Path(model_path))["base_name"], max_new_tokens)
+
+
+def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> AdapterModel:
+    """What `mlflow.pyfunc.load_model` calls."""
+    return load_model(path, **(model_config or {}))
+
+
+def _flavor_config(model_path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load((model_path / _MODEL_FILE).read_text(encoding="utf-8"))
+        config = content["flavors"][FLAVOR_NAME]
+        known = config["format_version"] == _FORMAT_VERSION
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise AdapterError(
+            f"a model must be a folder with an {_MODEL_FILE} file of the flavour `{FLAVOR_NAME}`, got {str(model_path)!r} "
+            f"({type(error).__name__}: {error}); name a model that `sweep` or `train` registered"
+        ) from None
+    if not known:
+        raise AdapterError(
+            f"the model's format must be {_FORMAT_VERSION}, got {config['format_version']!r} in {str(model_path)!r}; "
+            "update this package"
+        )
+    assert isinstance(config, dict)
+    return config
+
+
+def _refuse_others(folder: Path, needed: set[str], tolerated: set[str]) -> None:
+    present = {path.name for path in folder.iterdir()}
+    missing, added = needed - present, present - needed - tolerated
+    if missing or added:
+        raise AdapterError(
+            f"{str(folder)!r} must hold exactly {sorted(needed)}, got {sorted(present)}; "
+            f"missing: {sorted(missing)}, not ours: {sorted(added)}; take it from where it was saved again"
+        )
+
+
+def _requirements() -> Iterable[str]:
+    for package in _LOADER_PACKAGES:
+        try:
+            yield f"{package}=={version(package).split('+')[0]}"
+        except PackageNotFoundError:  # a package run from its source tree has no version to name
+            yield package
+
+
+def _prompts(model_input: Any) -> list[str]:
+    if isinstance(model_input, str):
+        return [model_input]
+    column = model_input.iloc[:, 0] if hasattr(model_input, "columns") else model_input
+    return [str(prompt) for prompt in column]

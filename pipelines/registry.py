@@ -1,0 +1,343 @@
+"""The registry of adapters: candidates, the champion, and an append-only record of who moved it and why.
+
+MLflow's aliases have no history, no author and no compare-and-set: of two promoters that both read `champion`
+and then write it, both succeed and one is lost. So
+
+* a promoter holds a lease (`pipelines.lease`), and promotion reads the champion once more under it;
+* tags are written before the alias, so that a crash between the two leaves the old champion;
+* every promotion, rollback and refusal is an MLflow run named `promotion`, opened before anything changes:
+  one that says FAILED or RUNNING is an attempt that did not end.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from grun.errors import AdapterError, PromotionError
+from pipelines import mlflow_flavor
+from pipelines.lease import Lease, check_lease, hold_lease
+from pipelines.tracking import Tracker
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+    from grun.lm import BaseInfo
+
+__all__ = ["CANDIDATE", "CHAMPION", "Action", "PromotionRecord", "Registry", "Verdict"]
+
+CANDIDATE, CHAMPION = "candidate", "champion"
+
+Action = Literal["promote", "rollback", "decline"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a version is moved or not, as it goes on record."""
+
+    decision: str
+    """The policy's word, for instance `promote`, `keep` or `reject`."""
+    reasons: tuple[str, ...] = ()
+    """Its reasons, a line each."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else belongs into the JSON record."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromotionRecord:
+    """One entry of the record."""
+
+    run_id: str
+    status: str
+    """Status of the run: FINISHED, or FAILED or RUNNING for an attempt that did not end."""
+    action: str
+    version_from: int | None
+    """The champion before."""
+    version_to: int | None
+    """The version that was promoted, rolled back to, or declined."""
+    decision: str
+    reasons: tuple[str, ...]
+    by: str
+    at: datetime
+
+
+class Registry:
+    """Model versions and aliases in the store of a tracker."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._client = tracker.client
+        self._calling = tracker.calling
+
+    def register_candidate(
+        self,
+        model_name: str,
+        run_id: str,
+        adapter_folder: Path,
+        base: "BaseInfo",
+        tags: Mapping[str, str] | None = None,
+    ) -> int:
+        """Log an adapter, load it back, register it and point `candidate` at it; return the version.
+
+        The same files of the same run are registered once: a resumed command gets the version that it made before.
+
+        Raises:
+            AdapterError: the folder is not an adapter, or what comes back is not what was logged; nothing is registered.
+            TrackingError: MLflow refuses; no version stays behind.
+        """
+        digests = mlflow_flavor.adapter_digests(adapter_folder)
+        with self._calling("register a candidate"):
+            version = self._registered_before(model_name, run_id, digests)
+            if version is not None:
+                self._client.set_registered_model_alias(model_name, CANDIDATE, str(version))
+                return version
+            model_id = mlflow_flavor.log_model(self._client, run_id, adapter_folder=adapter_folder, base=base, tags=tags)
+            location = self._client.get_logged_model(model_id).artifact_location
+            try:
+                self._load_back(location, digests)
+            except AdapterError:
+                self._client.delete_logged_model(model_id)
+                raise
+            return self._create_version(model_name, run_id, model_id, location, {**(tags or {}), **_digest_tags(digests)})
+
+    def version_of(self, model_name: str, alias: str) -> int | None:
+        """The version that an alias points to, or None if the model or the alias does not exist."""
+        from mlflow.exceptions import MlflowException
+
+        with self._calling("read an alias"):
+            try:
+                aliases = self._client.get_registered_model(model_name).aliases
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return None
+                raise
+        return int(aliases[alias]) if alias in aliases else None
+
+    def download(self, model_name: str, alias_or_version: str | int, into: Path) -> tuple[int, Path]:
+        """Fetch a version's files, check them against the registry, and return the version and the adapter folder.
+
+        Args:
+            into: Folder that receives `v<version>/`; an earlier download of the same version is replaced.
+
+        Raises:
+            PromotionError: no such alias or version.
+            AdapterError: the files are not the ones that were registered; then nothing is left in `into`.
+        """
+        version = self._resolve(model_name, alias_or_version)
+        expected = self._version(model_name, version).tags
+        with self._calling("download a model version"):
+            into.mkdir(parents=True, exist_ok=True)
+            uri = self._client.get_model_version_download_uri(model_name, str(version))
+        with tempfile.TemporaryDirectory(dir=into, prefix=".download-") as scratch:
+            folder = self._fetch(uri, Path(scratch))
+            digests = _digest_tags(mlflow_flavor.adapter_digests(mlflow_flavor.load_adapter_folder(folder)))
+            if any(expected.get(key) != digest for key, digest in digests.items()):
+                raise AdapterError(
+                    f"the files of {model_name} version {version} must be the ones that were registered, got {digests}; "
+                    "somebody changed the artifacts: register the adapter again and find out who"
+                )
+            target = into / f"v{version}"
+            shutil.rmtree(target, ignore_errors=True)
+            folder.rename(target)
+        return version, mlflow_flavor.load_adapter_folder(target)
+
+    def promotion_lock(self, model_name: str, owner: str, lease_seconds: float = 900.0) -> AbstractContextManager[Lease]:
+        """Hold the right to move a model's champion for the length of a `with` block.
+
+        Args:
+            owner: Who asks, as others are to read it.
+            lease_seconds: After this time others may take over; it has to be enough for judging and promoting.
+
+        Raises:
+            PromotionBusyError: somebody else holds it; names them.
+        """
+        return hold_lease(self._tracker.store, model_name, owner, lease_seconds)
+
+    def promote(self, lease: Lease, version: int, verdict: Verdict, *, expected_champion: int | None) -> None:
+        """Make a version the champion.
+
+        Args:
+            expected_champion: The champion that the verdict compared with.
+
+        Raises:
+            PromotionError: the lease is lost, the champion is another one by now, or the version is missing or is it already.
+        """
+        name = lease.model_name
+        champion = self._champion_under(lease)
+        if champion != expected_champion:
+            raise PromotionError(
+                f"the champion of {name} must be the one that the candidate was compared with, got version {champion} "
+                f"instead of {expected_champion}; judge the candidate again"
+            )
+        if champion == version:
+            raise PromotionError(
+                f"a promotion must change the champion, got version {version} of {name}, which is it already; "
+                "register another candidate first"
+            )
+        self._version(name, version)
+        tags = {
+            "promoted_by": lease.owner,
+            "promoted_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "previous_champion": "" if champion is None else str(champion),
+            "decision": verdict.decision,
+        }
+        with self._recorded(lease, "promote", champion, version, verdict), self._calling("promote a version"):
+            for key, value in tags.items():
+                self._client.set_model_version_tag(name, str(version), key, value)
+            self._client.set_registered_model_alias(name, CHAMPION, str(version))
+        self._clear_candidate(name, version)
+
+    def rollback(self, lease: Lease, *, reasons: tuple[str, ...] = ()) -> tuple[int, int]:
+        """Give the championship back to the version before, and return both (from, to).
+
+        Raises:
+            PromotionError: the lease is lost, there is no champion, or none before it.
+        """
+        name = lease.model_name
+        champion = self._champion_under(lease)
+        if champion is None:
+            raise PromotionError(f"a rollback needs a champion, got none for {name}; promote a candidate first")
+        previous = self._version(name, champion).tags.get("previous_champion")
+        if not previous:
+            raise PromotionError(
+                f"a rollback needs a champion that followed another one, got version {champion} of {name}, which records "
+                "none; promote another version instead"
+            )
+        self._version(name, int(previous))
+        verdict = Verdict("rollback", reasons)
+        with self._recorded(lease, "rollback", champion, int(previous), verdict), self._calling("roll back"):
+            self._client.set_registered_model_alias(name, CHAMPION, previous)
+            # That promotion is undone; left in place, the tag could lead a later rollback in a circle.
+            self._client.delete_model_version_tag(name, str(champion), "previous_champion")
+        return champion, int(previous)
+
+    def decline(self, lease: Lease, version: int, verdict: Verdict) -> None:
+        """Record that a version does not become champion, and take the alias `candidate` from it.
+
+        Raises:
+            PromotionError: the lease is lost or the version is missing.
+        """
+        champion = self._champion_under(lease)
+        self._version(lease.model_name, version)
+        with self._recorded(lease, "decline", champion, version, verdict), self._calling("decline a version"):
+            self._client.set_model_version_tag(lease.model_name, str(version), "decision", verdict.decision)
+        self._clear_candidate(lease.model_name, version)
+
+    def history(self, model_name: str) -> list[PromotionRecord]:
+        """The record of a model, oldest first."""
+        with self._calling("read the promotion record"):
+            runs = list(self._tracker.search(f"tags.kind = 'promotion' AND tags.registered_model = '{model_name}'"))
+        return [
+            PromotionRecord(
+                run_id=run.info.run_id,
+                status=run.info.status,
+                action=run.data.params["action"],
+                version_from=int(run.data.params["from"]) if run.data.params["from"] else None,
+                version_to=int(run.data.params["to"]),
+                decision=run.data.params["decision"],
+                reasons=tuple(run.data.params["reasons"].splitlines()),
+                by=run.data.params["by"],
+                at=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+            )
+            for run in runs
+            if "by" in run.data.params  # absent when a promoter died between opening the run and filling it
+        ]
+
+    def _registered_before(self, model_name: str, run_id: str, digests: Mapping[str, str]) -> int | None:
+        versions = self._client.search_model_versions(f"name = '{model_name}' AND run_id = '{run_id}'")
+        tags = _digest_tags(digests)
+        return next((int(found.version) for found in versions if tags.items() <= found.tags.items()), None)
+
+    def _load_back(self, location: str, digests: Mapping[str, str]) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = mlflow_flavor.load_adapter_folder(self._fetch(location, Path(scratch)))
+            stored = mlflow_flavor.adapter_digests(folder)
+        if stored != digests:
+            raise AdapterError(
+                f"a logged adapter must come back as it was, got {stored} instead of {dict(digests)}; check the artifact store"
+            )
+
+    def _create_version(self, model_name: str, run_id: str, model_id: str, location: str, tags: Mapping[str, str]) -> int:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(model_name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        # A server accepts only the logged model's URI; a database would look that up in MLflow's global store.
+        source = f"models:/{model_id}" if self._tracker.store.is_server else location
+        created = self._client.create_model_version(model_name, source, run_id, tags=dict(tags), model_id=model_id)
+        try:
+            self._client.set_registered_model_alias(model_name, CANDIDATE, created.version)
+        except MlflowException:
+            with suppress(MlflowException):
+                self._client.delete_model_version(model_name, created.version)
+            raise
+        return int(created.version)
+
+    def _fetch(self, location: str, into: Path) -> Path:
+        from mlflow.artifacts import download_artifacts
+
+        with self._calling("download a model"):
+            return Path(download_artifacts(artifact_uri=location, dst_path=str(into), tracking_uri=self._tracker.store.uri))
+
+    def _resolve(self, model_name: str, alias_or_version: str | int) -> int:
+        if isinstance(alias_or_version, int):
+            return alias_or_version
+        version = self.version_of(model_name, alias_or_version)
+        if version is None:
+            raise PromotionError(
+                f"an alias must point to a version, got `{alias_or_version}` of {model_name}, which points to none; "
+                "run the sweep to get a candidate, or promote one to get a champion"
+            )
+        return version
+
+    def _version(self, model_name: str, version: int) -> "ModelVersion":
+        from mlflow.exceptions import MlflowException
+
+        with self._calling("read a model version"):
+            try:
+                return self._client.get_model_version(model_name, str(version))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        raise PromotionError(f"a version must be in the registry, got {version} of {model_name}; it may have been deleted")
+
+    def _champion_under(self, lease: Lease) -> int | None:
+        check_lease(self._tracker.store, lease)
+        return self.version_of(lease.model_name, CHAMPION)
+
+    def _clear_candidate(self, model_name: str, version: int) -> None:
+        if self.version_of(model_name, CANDIDATE) == version:
+            with self._calling("take the candidate's alias away"):
+                self._client.delete_registered_model_alias(model_name, CANDIDATE)
+
+    @contextmanager
+    def _recorded(self, lease: Lease, action: Action, champion: int | None, version: int, verdict: Verdict) -> Iterator[None]:
+        """Open a promotion run, and close it when the block has done what it says."""
+        record = {
+            "action": action,
+            "registered_model": lease.model_name,
+            "from": "" if champion is None else champion,
+            "to": version,
+            "decision": verdict.decision,
+            "by": lease.owner,
+        }
+        tags = {"kind": "promotion", "registered_model": lease.model_name}
+        with self._tracker.run("promotion", tags=tags) as run_id:
+            self._tracker.log_params(run_id, record | {"reasons": "\n".join(verdict.reasons)})
+            self._tracker.log_json(
+                run_id,
+                record | {"from": champion, "reasons": list(verdict.reasons), "details": verdict.details},
+                "promotion.json",
+            )
+            yield
+
+
+def _digest_tags(digests: Mapping[str, str]) -> dict[str, str]:
+    return {f"sha256.{name}": digest for name, digest in digests.items()}
