@@ -1,0 +1,86 @@
+"""What all tests share: one thread, no network, fixed seeds, and a tiny Llama with a tokenizer built in memory."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import random
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+with warnings.catch_warnings():
+    # pyreft imports matplotlib, whose font parser uses names that its own dependency pyparsing has renamed
+    warnings.filterwarnings("ignore", "'\\w+' deprecated - use", DeprecationWarning)
+    from grun.lm import BaseInfo, FrozenLM, freeze
+
+torch.set_num_threads(1)
+
+TEXTS = (
+    "Question: Where does Ilva Torrent live?\nAnswer: Ilva Torrent lives in Harn.",
+    "Question: What does Ilva Torrent paint?\nAnswer: She paints bridges, mostly at night.",
+    "Question: Who taught Bram Okoye?\nAnswer: Bram Okoye was taught by his aunt.",
+)
+PAD, END = "<|pad|>", "<|end|>"
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 320 tokens: any text encodes, a few frequent words are merged."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=[PAD, END], initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(TEXTS, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=PAD, eos_token=END)  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tokenizer: PreTrainedTokenizerFast) -> FrozenLM:
+    """A random Llama of 4 blocks, 32 wide, with a context of 128 tokens."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.2,  # wide enough that a changed hidden state visibly changes the logits
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return freeze(LlamaForCausalLM(config), tokenizer, BaseInfo("tiny", None, "0" * 64))
+
+
+@pytest.fixture(scope="session")
+def base_folder(tiny_lm: FrozenLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama as a Hugging Face folder. Copy it before changing anything."""
+    folder = tmp_path_factory.mktemp("base")
+    tiny_lm.model.save_pretrained(folder)
+    tiny_lm.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tofu_folder() -> Path:
+    """The real TOFU benchmark, where it lies beside the repository."""
+    folder = Path(__file__).parents[2] / "shared/data/tofu"
+    if not folder.is_dir():
+        pytest.skip(f"the TOFU files are not at {folder}: nothing was checked against the real benchmark")
+    return folder
