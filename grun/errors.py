@@ -15,8 +15,8 @@ Every message gives the rule, the offending value and the remedy. A command that
 without a traceback and ends with exit status 2; any other exception is a defect of ours.
 """
 
-from difflib import get_close_matches
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 __all__ = [
     "AdapterError",

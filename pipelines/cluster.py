@@ -1,5 +1,6 @@
 """Ray: use the cluster we were given, or start a local one; and what every process of ours wants in its environment."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,10 +32,12 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
+
 def worker_environment(*, use_gpu: bool) -> dict[str, str]:
     """Environment variables of every worker process; what the operator has set stays."""
     wanted = _ENVIRONMENT if use_gpu else {**_ENVIRONMENT, "DS_ACCELERATOR": "cpu"}
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
+
 
 @contextmanager
 def connected(recipe: Recipe) -> Iterator[None]:
@@ -48,7 +51,7 @@ def connected(recipe: Recipe) -> Iterator[None]:
     given = os.environ.get("RAY_ADDRESS")
     try:
         if given:
-            ray.init(address=given, log_to_driver=False, runtime_env={"env_vars": environment}, logging_level="ERROR")
+            ray.init(address=given, log_to_driver=False, runtime_env={"env_vars": environment}, logging_level=logging.ERROR)
         else:
             ray.init(
                 address="local",
@@ -56,12 +59,14 @@ def connected(recipe: Recipe) -> Iterator[None]:
                 object_store_memory=recipe.cluster.object_store_mb * 10**6,
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 runtime_env={"env_vars": environment},
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"the cluster at RAY_ADDRESS={given!r}" if given else "a local Ray cluster"
-        raise ClusterError(f"{where} must be reachable, got {type(error).__name__}: {error}; start it, or unset RAY_ADDRESS") from error
+        raise ClusterError(
+            f"{where} must be reachable, got {type(error).__name__}: {error}; start it, or unset RAY_ADDRESS"
+        ) from error
     try:
         yield
     finally:

@@ -48,13 +48,15 @@ class DeepSpeedEngine(TorchEngine):
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         import deepspeed
         from transformers import AutoConfig
-        from transformers.integrations import HfDeepSpeedConfig
+        from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
         # the CPU accelerator would compile this op for most of a minute; it serves inference only
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False)
         text = AutoConfig.from_pretrained(folder).get_text_config()
-        layer_parameters = 4 * text.hidden_size**2 + 3 * text.hidden_size * getattr(text, "intermediate_size", 4 * text.hidden_size)
+        layer_parameters = 4 * text.hidden_size**2 + 3 * text.hidden_size * getattr(
+            text, "intermediate_size", 4 * text.hidden_size
+        )
         settings = zero3_config(dtype=model.dtype, layer_parameters=layer_parameters)
         # transformers keeps only a weak reference: while this lives, from_pretrained loads one module at a time into shards
         self._loading = HfDeepSpeedConfig(settings)

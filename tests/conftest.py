@@ -10,6 +10,7 @@ import random
 import warnings
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -21,6 +22,9 @@ with warnings.catch_warnings():
     from grun.lm import BaseInfo, FrozenLM, freeze
 
 torch.set_num_threads(1)
+# the same examples on every run, on machines of any speed
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, max_examples=50, database=None)
+hypothesis.settings.load_profile("steady")
 
 TEXTS = (
     "Question: Where does Ilva Torrent live?\nAnswer: Ilva Torrent lives in Harn.",

@@ -13,15 +13,24 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from grun import __version__
-from grun.config import AdapterConfig, Config
+from grun.config import AdapterConfig, Config, PromptConfig
 from grun.errors import AdapterError
 from grun.interventions import Adapter, build_adapter
 from grun.lm import BaseInfo, FrozenLM
 
-__all__ = ["ADAPTER_CONFIG", "ADAPTER_TENSORS", "AdapterCard", "digest_adapter", "load_adapter", "read_card", "save_adapter"]
+__all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_TENSORS",
+    "AdapterCard",
+    "copy_adapter",
+    "digest_adapter",
+    "load_adapter",
+    "read_card",
+    "save_adapter",
+]
 
 ADAPTER_CONFIG, ADAPTER_TENSORS = "adapter_config.json", "adapter.safetensors"
 
@@ -43,12 +52,16 @@ class AdapterCard(Config):
     """Hub revision of the base."""
     base_digest: str
     """SHA-256 over the base's weights and tokenizer; the adapter loads on no other base."""
+    base_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision the base had in training."""
+    base_pad_token: str | None = None
+    """Pad token that was named for a tokenizer without one."""
     request_ids: tuple[str, ...] = ()
     """The unlearning requests that it answers for."""
     data_digests: dict[str, str] = {}
     """Content digests of forget, retain and holdout set."""
-    prompt_template: str = "qa"
-    """Template it was trained with."""
+    prompt: PromptConfig = PromptConfig()
+    """How prompts were built in training; a gate knows no other."""
     steps: NonNegativeInt = 0
     """Optimizer steps it was trained for."""
     code_version: str = __version__
@@ -68,19 +81,25 @@ def save_adapter(adapter: Adapter, card: AdapterCard, folder: Path) -> Path:
     Raises:
         AdapterError: the folder cannot be written.
     """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in adapter.state_dict().items()}
+    return _write(folder, card, save(tensors))
+
+
+def _write(folder: Path, card: AdapterCard, tensors: bytes) -> Path:
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    whole = card.model_copy(update={"tensors_sha256": hashlib.sha256(tensors).hexdigest()})
     try:
         partial.mkdir(parents=True)
-        save_file({name: value.detach().cpu().contiguous() for name, value in adapter.state_dict().items()}, partial / ADAPTER_TENSORS)
-        digest = hashlib.sha256((partial / ADAPTER_TENSORS).read_bytes()).hexdigest()
-        whole = card.model_copy(update={"tensors_sha256": digest})
+        (partial / ADAPTER_TENSORS).write_bytes(tensors)
         (partial / ADAPTER_CONFIG).write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
         partial.replace(folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise AdapterError(f"an adapter folder must be writable, got {str(folder)!r} ({error.strerror}); choose another `output`") from None
+        raise AdapterError(
+            f"an adapter folder must be writable, got {str(folder)!r} ({error.strerror}); choose another `output`"
+        ) from None
     return folder
 
 
@@ -98,8 +117,12 @@ def read_card(folder: Path) -> AdapterCard:
     try:
         card = AdapterCard.model_validate(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
-        detail = "; ".join(f"{e['loc']}: {e['msg']}" for e in error.errors()) if isinstance(error, ValidationError) else str(error)
-        raise AdapterError(f"`{ADAPTER_CONFIG}` must be as this version writes it, got {str(folder)!r}: {detail}; export it again") from None
+        detail = (
+            "; ".join(f"{e['loc']}: {e['msg']}" for e in error.errors()) if isinstance(error, ValidationError) else str(error)
+        )
+        raise AdapterError(
+            f"`{ADAPTER_CONFIG}` must be as this version writes it, got {str(folder)!r}: {detail}; export it again"
+        ) from None
     digest = hashlib.sha256((folder / ADAPTER_TENSORS).read_bytes()).hexdigest()
     if digest != card.tensors_sha256:
         raise AdapterError(
@@ -107,6 +130,17 @@ def read_card(folder: Path) -> AdapterCard:
             f"(SHA-256 {digest[:12]}, expected {card.tensors_sha256[:12]}); fetch the adapter again"
         )
     return card
+
+
+def copy_adapter(source: Path, target: Path, *, gate_threshold: float | None) -> Path:
+    """Copy an adapter folder with another gate threshold: the one thing about it that is decided after training.
+
+    Raises:
+        AdapterError: the source is no adapter, or the target cannot be written.
+    """
+    card = read_card(source)
+    changed = AdapterConfig.model_validate({**card.adapter.model_dump(), "gate_threshold": gate_threshold})
+    return _write(target, card.model_copy(update={"adapter": changed}), (source / ADAPTER_TENSORS).read_bytes())
 
 
 def digest_adapter(folder: Path) -> str:
@@ -132,5 +166,7 @@ def load_adapter(folder: Path, lm: FrozenLM) -> tuple[Adapter, AdapterCard]:
         adapter.load_state_dict(load_file(folder / ADAPTER_TENSORS))
     except (SafetensorError, RuntimeError, OSError) as error:
         detail = " ".join(str(error).split())
-        raise AdapterError(f"`{ADAPTER_TENSORS}` must hold the tensors its configuration names, got {str(folder)!r}: {detail}") from None
+        raise AdapterError(
+            f"`{ADAPTER_TENSORS}` must hold the tensors its configuration names, got {str(folder)!r}: {detail}"
+        ) from None
     return adapter.to(lm.device).eval(), card

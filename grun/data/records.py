@@ -141,7 +141,9 @@ def read_jsonl(path: Path) -> tuple[Record, ...]:
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: every line must hold one JSON object, got malformed JSON ({error}); mend the line") from None
+            raise DataError(
+                f"{where}: every line must hold one JSON object, got malformed JSON ({error}); mend the line"
+            ) from None
         records.append(parse_record(values, where=where))
     return tuple(records)
 

@@ -116,7 +116,11 @@ def _check(splits: Splits) -> None:
             remedy = "raise `data.holdout_frac`" if name == "holdout" else "name a file that holds records"
             raise DataError(f"the {name} set must hold at least one record, got none; {remedy}")
     forget = {record.digest: record for record in splits.forget}
-    kept = {"retain": splits.retain, "holdout": splits.holdout, **{f"utility set {name}": rows for name, rows in splits.utility.items()}}
+    kept = {
+        "retain": splits.retain,
+        "holdout": splits.holdout,
+        **{f"utility set {name}": rows for name, rows in splits.utility.items()},
+    }
     for name, records in kept.items():
         shared = [record for record in records if record.digest in forget]
         if shared:

@@ -54,10 +54,7 @@ def build_adapter(config: AdapterConfig, *, hidden_size: int, num_layers: int, s
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Adapter(
-            {
-                layer: GatedIntervention(build_gate(config.gate, hidden_size), LoReFT(hidden_size, config.rank))
-                for layer in layers
-            }
+            {layer: GatedIntervention(build_gate(config.gate, hidden_size), LoReFT(hidden_size, config.rank)) for layer in layers}
         )
 
 

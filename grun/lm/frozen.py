@@ -15,10 +15,22 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
 
 from grun.errors import ModelError
 
-__all__ = ["BaseInfo", "FrozenLM", "digest_weights", "find_blocks", "freeze", "load_frozen_lm", "load_tokenizer", "resolve_folder"]
+__all__ = [
+    "BaseInfo",
+    "FrozenLM",
+    "digest_weights",
+    "find_blocks",
+    "freeze",
+    "load_frozen_lm",
+    "load_tokenizer",
+    "resolve_folder",
+]
+
+hf_logging.disable_progress_bar()  # a bar per shard and process would drown ours
 
 _WEIGHT_FILES = ("*.safetensors", "config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 
@@ -71,7 +83,7 @@ class FrozenLM:
     def head(self) -> nn.Module:
         """The language-model head."""
         head = self.model.get_output_embeddings()
-        assert head is not None
+        assert isinstance(head, nn.Module)
         return head
 
     @property
@@ -94,7 +106,9 @@ def resolve_folder(name: str, revision: str | None = None) -> Path:
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(f"`model.path` must be a Hugging Face model folder, got {name!r} without a config.json; check the path")
+            raise ModelError(
+                f"`model.path` must be a Hugging Face model folder, got {name!r} without a config.json; check the path"
+            )
         return folder
     if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise ModelError(f"`model.path` must be an existing model folder, got {name!r}, which is not there; check the path")
@@ -118,7 +132,9 @@ def digest_weights(folder: Path) -> str:
         if path.name == "config.json":
             # keys that only record how the file was written
             values = json.loads(path.read_text(encoding="utf-8"))
-            content = json.dumps({k: v for k, v in values.items() if k not in ("_name_or_path", "transformers_version")}, sort_keys=True)
+            content = json.dumps(
+                {k: v for k, v in values.items() if k not in ("_name_or_path", "transformers_version")}, sort_keys=True
+            )
             part = hashlib.sha256(content.encode())
         else:
             with path.open("rb") as file:
@@ -136,10 +152,14 @@ def load_tokenizer(folder: Path, pad_token: str | None = None) -> PreTrainedToke
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise ModelError(f"a base model must come with its tokenizer, got {str(folder)!r}: {error}; add the tokenizer's files") from None
+        raise ModelError(
+            f"a base model must come with its tokenizer, got {str(folder)!r}: {error}; add the tokenizer's files"
+        ) from None
     if pad_token is not None:
         if tokenizer.convert_tokens_to_ids(pad_token) in (None, tokenizer.unk_token_id):
-            raise ModelError(f"`model.pad_token` must be in the tokenizer's vocabulary, got {pad_token!r}; name an existing token")
+            raise ModelError(
+                f"`model.pad_token` must be in the tokenizer's vocabulary, got {pad_token!r}; name an existing token"
+            )
         tokenizer.pad_token = pad_token
     if tokenizer.pad_token_id is None:
         raise ModelError(
@@ -157,9 +177,7 @@ def find_blocks(model: PreTrainedModel) -> Sequence[nn.Module]:
     """
     num_layers = model.config.get_text_config().num_hidden_layers
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == num_layers]
-    outermost = [
-        module for module in lists if not any(module is not other and module in set(other.modules()) for other in lists)
-    ]
+    outermost = [module for module in lists if not any(module is not other and module in set(other.modules()) for other in lists)]
     if len(outermost) != 1:
         raise ModelError(
             f"a base model must have one list of decoder blocks, got {len(outermost)} candidates in {type(model).__name__}; "
@@ -199,9 +217,11 @@ def load_frozen_lm(
         model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=getattr(torch, dtype))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first_line = str(error).strip().split("\n")[0]
-        raise ModelError(f"`model.path` must hold a causal language model, got {name!r}: {first_line}; check or download it again") from error
+        raise ModelError(
+            f"`model.path` must hold a causal language model, got {name!r}: {first_line}; check or download it again"
+        ) from error
     if device is not None:
-        model.to(device)
+        nn.Module.to(model, device)
     return freeze(model, tokenizer, BaseInfo(name, revision, digest_weights(folder)))
 
 
@@ -210,4 +230,6 @@ def _load_config(folder: Path) -> Any:
         return AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         first_line = str(error).strip().split("\n")[0]
-        raise ModelError(f"a base model must have a valid config.json, got {str(folder)!r}: {first_line}; download it again") from None
+        raise ModelError(
+            f"a base model must have a valid config.json, got {str(folder)!r}: {first_line}; download it again"
+        ) from None

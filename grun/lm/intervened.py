@@ -122,9 +122,7 @@ class IntervenedLM:
         assert isinstance(logits, Tensor)
         return logits
 
-    def _reader(
-        self, layer: int | None, predicts: Tensor, read: list[Tensor]
-    ) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
+    def _reader(self, layer: int | None, predicts: Tensor, read: list[Tensor]) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
         """A hook that keeps the output of a block where it predicts an answer token; attached last, it sees the edit."""
         if layer is None:
             return {}

@@ -32,7 +32,9 @@ TEACH_VERSION = 1
 _PAD, _EOS = "<|pad|>", "<|end|>"
 
 
-def taught_folder_name(config: TaughtModelConfig, prompt: PromptConfig, records: Sequence[Record], vocabulary: Sequence[Record]) -> str:
+def taught_folder_name(
+    config: TaughtModelConfig, prompt: PromptConfig, records: Sequence[Record], vocabulary: Sequence[Record]
+) -> str:
     """Name of the cache folder of a taught model: the digest of all that decides it."""
     identity = {
         "version": TEACH_VERSION,
@@ -131,7 +133,9 @@ def teach_model(
     try:
         examples = [encoder.encode(record, question=question) for record, question in lessons(records)]
     except DataError as error:
-        raise DataError(f"the model to be taught cannot read the records: {error} (its context is `model.taught.context`)") from None
+        raise DataError(
+            f"the model to be taught cannot read the records: {error} (its context is `model.taught.context`)"
+        ) from None
     model = _new_model(config, tokenizer)
     _fit(model, examples, config, on_step)
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
@@ -153,9 +157,12 @@ def _fit(
     """Plain language modelling on prompt and answer, AdamW, linear warm-up and cosine decay."""
     rng = random.Random(config.seed)
     pad_id = model.config.pad_token_id
+    assert isinstance(pad_id, int)
     steps = config.epochs * -(-len(examples) // config.batch_size)
     warmup = max(1, steps // 10)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+    )
 
     def scale(step: int) -> float:
         return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))

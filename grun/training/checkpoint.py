@@ -54,7 +54,9 @@ def load_checkpoint(folder: Path, adapter: Adapter, optimizer: AdapterOptimizer,
         state = _State.model_validate(json.loads((folder / _STATE).read_text(encoding="utf-8")))
         damaged = [name for name, digest in state.files.items() if _sha256(folder / name) != digest]
         if damaged:
-            raise TrainingError(f"a checkpoint must be as it was written, got damaged files {damaged} in {str(folder)!r}; delete it")
+            raise TrainingError(
+                f"a checkpoint must be as it was written, got damaged files {damaged} in {str(folder)!r}; delete it"
+            )
         if state.trajectory != trajectory:
             raise TrainingError(
                 f"a run continues only with the settings and data it was started with, got a checkpoint of another run in {str(folder)!r}; "

@@ -40,7 +40,9 @@ class AdapterOptimizer:
         """
         # a worker's share may be empty; whether a tensor learns at all is decided on the sum
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.named.values()]
-        flat = torch.cat([*(grad.reshape(-1) for grad in grads), *(value.detach().float().reshape(1) for value in terms.values())])
+        flat = torch.cat(
+            [*(grad.reshape(-1) for grad in grads), *(value.detach().float().reshape(1) for value in terms.values())]
+        )
         engine.sum_(flat)
         sizes = [grad.numel() for grad in grads]
         *parts, sums = flat.split([*sizes, len(terms)])
@@ -59,7 +61,9 @@ class AdapterOptimizer:
     def _check(self, step: int, values: Mapping[str, float], flat: Tensor, grads: Mapping[str, Tensor]) -> None:
         if not bool(torch.isfinite(flat).all()):
             bad = [name for name, value in values.items() if not torch.isfinite(torch.tensor(value))]
-            where = f"terms {bad}" if bad else f"gradients of {[n for n, g in grads.items() if not bool(torch.isfinite(g).all())]}"
+            where = (
+                f"terms {bad}" if bad else f"gradients of {[n for n, g in grads.items() if not bool(torch.isfinite(g).all())]}"
+            )
             raise TrainingError(
                 f"loss and gradients must stay finite, got non-finite {where} in step {step + 1}; nothing was applied. "
                 "Lower `train.learning_rate` or the weight of the forget term"

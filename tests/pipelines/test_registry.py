@@ -236,6 +236,7 @@ def test_a_crash_before_the_alias_leaves_the_old_champion_and_a_failed_record(
         with pytest.raises(KeyboardInterrupt):
             promote(registry, name, 2)
     assert registry.version_of(name, CHAMPION) == 1
+    assert tracker.client.get_model_version(name, "2").tags["previous_champion"] == "1", "tags come before the alias"
     assert [record.status for record in registry.history(name)] == ["FINISHED", "KILLED"]
     promote(registry, name, 2)
     assert registry.version_of(name, CHAMPION) == 2

@@ -1,0 +1,42 @@
+# Two commands do everything: `make demo` runs the pipeline, `make test` passes the tests. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test check lint types contracts test-all clean
+
+# installed by a lock: pyreft pins an old transformers, and plain torch would bring gigabytes of CUDA
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --no-deps -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+setup: $(VENV)/.ready
+
+demo: setup  ## from a fresh clone to a promoted adapter
+	$(BIN)/python pipelines/sweep.py
+	$(BIN)/python pipelines/promote.py
+
+test: setup  ## from a fresh clone to passing tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+contracts: setup
+	$(BIN)/lint-imports
+
+check: lint types contracts test-all  ## everything that CI checks
+
+clean:
+	rm -rf $(VENV) outputs build *.egg-info

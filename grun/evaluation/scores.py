@@ -1,0 +1,139 @@
+"""What is kept of one scored prompt, and the JSON-lines file that keeps it.
+
+    a(y|x) = NLL(y|x) / n_y          mean negative log-likelihood in nats a token, n_y with the end token
+    P(y|x) = exp(-a(y|x))            probability: the geometric mean over the tokens (TOFU, arXiv:2401.06121)
+
+Every set-level number can be computed again from these rows; the prompt's own text is not among them.
+"""
+
+import math
+import os
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from grun.errors import DataError
+
+__all__ = ["RowScore", "read_rows", "write_atomically", "write_rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowScore:
+    """One prompt of one evaluation set, scored.
+
+    Raises:
+        DataError: a number is not finite, or there is no answer token.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    digest: str
+    """Content digest of the record."""
+    set_name: str
+    """Evaluation set that it was scored in."""
+    prompt: Literal["question", "paraphrase"]
+    """Wording: the question that training may have seen, or the one that it never saw."""
+    num_answer_tokens: int
+    """Answer tokens, the end token included."""
+    answer_nll_nats: float
+    """NLL of the answer, summed over its tokens."""
+    paraphrased_answer_nll_mean: float | None = None
+    """NLL of the paraphrased answer in nats a token; None where the record has none."""
+    wrong_nll_means: tuple[float, ...] = ()
+    """NLL of each wrong answer in nats a token."""
+    generated: str | None = None
+    """Greedy continuation of the prompt."""
+    rouge_l_recall: float | None = None
+    """Share of the gold answer that the continuation says, in its order."""
+    gate_values: tuple[float, ...] = ()
+    """Gate value of each intervened layer, deepest last; empty without an adapter."""
+    opened: bool | None = None
+    """Whether a gate reached the threshold; None without an adapter or a threshold."""
+
+    def __post_init__(self) -> None:
+        if self.num_answer_tokens < 1:
+            raise DataError(
+                f"a scored answer must have at least one token, got {self.num_answer_tokens} for record {self.digest[:12]} "
+                f"of `{self.set_name}`; mend or drop the record"
+            )
+        optional = (self.paraphrased_answer_nll_mean, self.rouge_l_recall)
+        numbers = [self.answer_nll_nats, *self.wrong_nll_means, *self.gate_values, *(x for x in optional if x is not None)]
+        if not all(map(math.isfinite, numbers)):
+            raise DataError(
+                f"scores must be finite, got {numbers} for record {self.digest[:12]} of `{self.set_name}`; "
+                "the model overflows: score it in bf16 or fp32"
+            )
+
+    @property
+    def answer_nll_mean(self) -> float:
+        """NLL of the answer in nats a token."""
+        return self.answer_nll_nats / self.num_answer_tokens
+
+    @property
+    def probability(self) -> float:
+        """Geometric mean of the answer's token probabilities."""
+        return math.exp(-self.answer_nll_mean)
+
+    @property
+    def base_nll_mean(self) -> float:
+        """NLL in nats a token of what wrong answers are measured against: the paraphrased answer, else the answer."""
+        paraphrased = self.paraphrased_answer_nll_mean
+        return self.answer_nll_mean if paraphrased is None else paraphrased
+
+
+_ROW = TypeAdapter(RowScore)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees all of it or none, also while others write the same one.
+
+    Raises:
+        DataError: the folder cannot be written to.
+    """
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise DataError(
+            f"results must go to a writable folder, got {str(path)!r} ({error.strerror}); choose another `output`"
+        ) from None
+
+
+def write_rows(path: Path, rows: Iterable[RowScore]) -> None:
+    """Write one JSON object a line, atomically.
+
+    Raises:
+        DataError: the folder cannot be written to.
+    """
+    write_atomically(path, "".join(f"{_ROW.dump_json(row).decode()}\n" for row in rows))
+
+
+def read_rows(path: Path) -> tuple[RowScore, ...]:
+    """Read what :func:`write_rows` wrote.
+
+    Raises:
+        DataError: the file is missing, or a line is not a row (named by file and line number).
+    """
+    try:
+        # bytes split at line feeds alone, while a generated text may hold other line separators
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"a file of rows must be readable, got {str(path)!r} ({error.strerror}); check the path") from None
+    return tuple(_parse(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line)
+
+
+def _parse(line: bytes, where: str) -> RowScore:
+    try:
+        return _ROW.validate_json(line, strict=True)
+    except ValidationError as error:
+        [first, *_] = error.errors(include_url=False)
+        field = ".".join(map(str, first["loc"])) or "the line"
+        raise DataError(f"{where}: not a scored row: {field}: {first['msg']}; score the set again") from None
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None

@@ -1,0 +1,119 @@
+"""The truth ratio: how likely wrong answers are beside a right one, in the four conventions in circulation.
+
+    R = mean_k P(wrong_k) / P(base)             arithmetic
+    R = exp(mean_k -a(wrong_k)) / P(base)       geometric         P = exp(-a), a in nats a token
+
+| convention | R | forget sets | other sets |
+|---|---|---|---|
+| `truth_ratio_grun` (GRUN's code) | arithmetic | max(0, 1-R) | max(0, 1-R) |
+| `truth_ratio_tofu_arithmetic` (TOFU, newer code) | arithmetic | min(R, 1/R) | max(0, 1-R) |
+| `truth_ratio_tofu_geometric` (TOFU, paper) | geometric | min(R, 1/R) | max(0, 1-R) |
+| `truth_ratio_open_unlearning` | geometric, 1e-10 in denominators | min(R, 1/R) | max(0, 1-R) |
+
+On a forget set a *lower* GRUN score means more forgetting; a *higher* TOFU score means that right and wrong answers
+are told apart less. R is computed as its logarithm, as an unlearned model's P(base) may be too small for a float.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from scipy.special import logsumexp
+
+from grun.errors import DataError
+
+__all__ = [
+    "TRUTH_RATIOS",
+    "Side",
+    "TruthRatio",
+    "log_ratio_arithmetic",
+    "log_ratio_geometric",
+    "normalised_probability",
+]
+
+Side = Literal["forget", "other"]
+"""Whether the row belongs to what is forgotten or to what is kept."""
+
+TruthRatio = Callable[[float, Sequence[float], Side], float]
+"""A convention: (NLL of the base answer, NLLs of the wrong answers, both in nats a token, side) -> score in [0, 1]."""
+
+_OPEN_UNLEARNING_EPSILON = 1e-10
+
+
+def _check(wrong: Sequence[float]) -> None:
+    if not wrong:
+        raise DataError("a truth ratio needs at least one wrong answer, got none; give the record `perturbed_answer`")
+
+
+def log_ratio_arithmetic(base: float, wrong: Sequence[float]) -> float:
+    """Return ln R with the arithmetic mean of the wrong answers' probabilities, from NLLs in nats a token.
+
+    Raises:
+        DataError: there is no wrong answer.
+    """
+    _check(wrong)
+    return float(logsumexp([-nll for nll in wrong])) - math.log(len(wrong)) + base
+
+
+def log_ratio_geometric(base: float, wrong: Sequence[float]) -> float:
+    """Return ln R with the geometric mean of the wrong answers' probabilities, from NLLs in nats a token.
+
+    Raises:
+        DataError: there is no wrong answer.
+    """
+    _check(wrong)
+    return base - math.fsum(wrong) / len(wrong)
+
+
+def _alike(log_ratio: float) -> float:
+    """min(R, 1/R): 1 where right and wrong answers are equally likely."""
+    return math.exp(-abs(log_ratio))
+
+
+def _better(log_ratio: float) -> float:
+    """max(0, 1 - R): 1 where wrong answers are impossible, 0 where they are at least as likely."""
+    return -math.expm1(min(0.0, log_ratio))
+
+
+def truth_ratio_grun(base: float, wrong: Sequence[float], side: Side) -> float:  # noqa: ARG001 - one rule for both sides
+    """GRUN's `eval_collect_results`: max(0, 1 - R) of the arithmetic R on either side."""
+    return _better(log_ratio_arithmetic(base, wrong))
+
+
+def truth_ratio_tofu_arithmetic(base: float, wrong: Sequence[float], side: Side) -> float:
+    """TOFU's newer evaluation, on the arithmetic R."""
+    log_ratio = log_ratio_arithmetic(base, wrong)
+    return _alike(log_ratio) if side == "forget" else _better(log_ratio)
+
+
+def truth_ratio_tofu_geometric(base: float, wrong: Sequence[float], side: Side) -> float:
+    """TOFU's aggregation as of the paper, on the geometric R."""
+    log_ratio = log_ratio_geometric(base, wrong)
+    return _alike(log_ratio) if side == "forget" else _better(log_ratio)
+
+
+def truth_ratio_open_unlearning(base: float, wrong: Sequence[float], side: Side) -> float:
+    """open-unlearning: TOFU's geometric convention with 1e-10 added to each denominator."""
+    _check(wrong)
+    # neither denominator can vanish here, so R itself is safe
+    ratio = math.exp(-math.fsum(wrong) / len(wrong)) / (math.exp(-base) + _OPEN_UNLEARNING_EPSILON)
+    return min(ratio, 1 / (ratio + _OPEN_UNLEARNING_EPSILON)) if side == "forget" else max(0.0, 1 - ratio)
+
+
+TRUTH_RATIOS: Mapping[str, TruthRatio] = {
+    "truth_ratio_grun": truth_ratio_grun,
+    "truth_ratio_tofu_arithmetic": truth_ratio_tofu_arithmetic,
+    "truth_ratio_tofu_geometric": truth_ratio_tofu_geometric,
+    "truth_ratio_open_unlearning": truth_ratio_open_unlearning,
+}
+"""Every convention by its metric name; a set's score is the mean over its rows."""
+
+
+def normalised_probability(answer: float, wrong: Sequence[float]) -> float:
+    """Return P(answer) / (P(answer) + sum_k P(wrong_k)), from NLLs in nats a token.
+
+    Raises:
+        DataError: there is no wrong answer.
+    """
+    _check(wrong)
+    return math.exp(-answer - float(logsumexp([-answer, *(-nll for nll in wrong)])))

@@ -1,0 +1,112 @@
+"""Evaluate: score an adapter on the request's sets and record the report.
+
+    python pipelines/evaluate.py [--adapter FOLDER | --version N|candidate|champion] [--recipe FILE] [--field value]
+
+Without a choice it takes the registry's candidate, else the champion, else it trains the recipe's own adapter first.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from grun.evaluation.report import EvalReport
+
+from grun.adapters import read_card
+from grun.config import Recipe
+from pipelines.cli import parse_command, run_command
+from pipelines.cluster import check_resources, connected
+from pipelines.console import note, summary
+from pipelines.prepare import check, prepare
+from pipelines.prepared import Prepared
+from pipelines.recording import record_request
+from pipelines.registry import CANDIDATE, CHAMPION, Registry
+from pipelines.scoring import score_adapter, threshold_key
+from pipelines.tasks import HelperTask, run_tasks
+from pipelines.tracking import Tracker
+from pipelines.train import train
+
+__all__ = ["evaluate", "find_adapter", "main", "report_rows"]
+
+
+def evaluate(
+    recipe: Recipe, prepared: Prepared, adapter: Path, folder: Path, *, title: str = "scoring the adapter"
+) -> EvalReport:
+    """Score an adapter at its own gate threshold, as one task on the cluster; rows and report go to `folder`."""
+    threshold = read_card(adapter).adapter.gate_threshold
+    arguments = {
+        "recipe": recipe,
+        "prepared": prepared.folder,
+        "base": prepared.base,
+        "retain_only": prepared.retain_only,
+        "adapter_folder": adapter,
+        "folder": folder,
+        "thresholds": [threshold],
+    }
+    [reports] = run_tasks(recipe, [HelperTask(title, score_adapter, arguments)], shared=recipe.output.absolute())
+    report = reports[threshold_key(threshold)]
+    assert isinstance(report, EvalReport)
+    return report
+
+
+def find_adapter(recipe: Recipe, prepared: Prepared, tracker: Tracker, options: argparse.Namespace) -> Path:
+    """The adapter that the options name, or the first there is: candidate, champion, the recipe's own."""
+    if options.adapter is not None:
+        return Path(options.adapter).absolute()
+    registry = Registry(tracker)
+    into = recipe.output.absolute() / "registry" / recipe.registered_model
+    for alias in [options.version] if options.version is not None else [CANDIDATE, CHAMPION]:
+        if options.version is not None or registry.version_of(recipe.registered_model, alias) is not None:
+            version, folder = registry.download(recipe.registered_model, alias, into)
+            note(f"scoring version {version} of {recipe.registered_model} ({alias})")
+            return folder
+    note("no adapter is registered yet: training the recipe's own first")
+    outcome, _version = train(recipe, prepared, tracker)
+    return outcome.adapter
+
+
+def report_rows(report: EvalReport) -> dict[str, str]:
+    """A report as lines of a summary."""
+    arrows = {"higher": "higher is better", "lower": "lower is better"}
+    return {
+        m.name: f"{m.value:.4f}   ({arrows[m.direction]}, {m.num_samples} rows)" for m in report.metrics if m.value is not None
+    }
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("which adapter")
+    group.add_argument("--adapter", metavar="FOLDER", help="an adapter folder")
+    group.add_argument("--version", metavar="N", help="a version number or alias of the registered model")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb."""
+    recipe, options = parse_command("Score an adapter on the request's sets and record the report.", argv, extra=_options)
+    prepared = check(recipe)
+    if options.adapter is not None:
+        read_card(Path(options.adapter))
+    with connected(recipe):
+        check_resources(recipe)
+        tracker = Tracker.open(recipe.tracking, recipe.output)
+        prepare(recipe, prepared)
+        adapter = find_adapter(recipe, prepared, tracker, options)
+        folder = recipe.output.absolute() / "evaluations" / recipe.name
+        with tracker.run(f"{recipe.name}-evaluation", tags={"kind": "evaluation"}) as run_id:
+            record_request(tracker, run_id, prepared.request)
+            report = evaluate(recipe, prepared, adapter, folder)
+            tracker.log_metrics(run_id, {m.name: m.value for m in report.metrics if m.value is not None})
+            tracker.log_json(run_id, report.model_dump(mode="json"), "report.json")
+    threshold = threshold_key(report.gate_threshold)
+    summary(
+        f"evaluation of {adapter}",
+        {
+            **report_rows(report),
+            "report": str(folder / threshold / "report.json"),
+            "rows": str(folder / threshold / "rows.jsonl"),
+        },
+        ["python pipelines/promote.py    judge the candidate and move the champion"],
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

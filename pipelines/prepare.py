@@ -1,0 +1,108 @@
+"""Prepare: read and split the records, pin the request, teach the small base where none is named, score the bases.
+
+    python pipelines/prepare.py [--recipe FILE] [--field value]
+
+Every other verb does this first by itself; preparing twice costs nothing.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from grun.config import Recipe
+from grun.data.records import Record
+from pipelines.checks import check_base, check_rows
+from pipelines.cli import parse_command, run_command
+from pipelines.cluster import check_resources, connected
+from pipelines.console import check_writable, note, summary
+from pipelines.prepared import Lesson, Prepared, plan, write_prepared
+from pipelines.scoring import reference_path, score_reference
+from pipelines.tasks import HelperTask, run_tasks
+
+__all__ = ["check", "main", "prepare"]
+
+
+def check(recipe: Recipe) -> Prepared:
+    """Check everything that can be checked without a cluster.
+
+    Raises:
+        GrunError: the first thing that is wrong; nothing has been written.
+    """
+    check_writable(recipe.output)
+    prepared = plan(recipe)
+    check_base(recipe)
+    if all(lesson.is_done for lesson in prepared.lessons):
+        check_rows(recipe, prepared)
+    return prepared
+
+
+def prepare(recipe: Recipe, prepared: Prepared) -> None:
+    """Teach what has to be taught, write the splits, and score base and retain-only model. Needs a connected cluster.
+
+    Raises:
+        GrunError: what is wrong with the records or the models.
+    """
+    missing = [lesson for lesson in prepared.lessons if not lesson.is_done]
+    if missing:
+        start = time.monotonic()
+        arguments = {"recipe": recipe, "vocabulary": prepared.vocabulary}
+        run_tasks(
+            recipe,
+            [HelperTask(f"teaching the {lesson.title}", teach, {**arguments, "lesson": lesson}) for lesson in missing],
+            shared=recipe.output.absolute(),
+        )
+        note(f"taught {' and '.join(lesson.title for lesson in missing)} in {time.monotonic() - start:.0f} s")
+        check_rows(recipe, prepared)
+    write_prepared(prepared)
+    models = [model for model in (prepared.base, prepared.retain_only) if model is not None]
+    unscored = [model for model in models if not reference_path(recipe, prepared.folder, model).is_file()]
+    run_tasks(
+        recipe,
+        [
+            HelperTask(
+                "scoring the base" if model == prepared.base else "scoring the retain-only model",
+                score_reference,
+                {"recipe": recipe, "prepared": prepared.folder, "model": model},
+            )
+            for model in unscored
+        ],
+        shared=recipe.output.absolute(),
+    )
+
+
+def teach(recipe: Recipe, vocabulary: Sequence[Record], lesson: Lesson, progress: Path) -> None:
+    """Teach one small model. Runs as a task."""
+    import torch
+
+    from grun.lm.teach import teach_model
+
+    torch.set_num_threads(1)
+
+    def on_step(step: int, steps: int, loss: float) -> None:
+        if step % 10 == 0:
+            progress.write_text(json.dumps({"done": step, "total": steps, "loss": loss}), encoding="utf-8")
+
+    teach_model(recipe.model.taught, recipe.prompt, lesson.records, vocabulary, lesson.folder, on_step=on_step)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb."""
+    recipe, _options = parse_command(
+        "Read and split the records, teach the small base where none is named, score the bases.", argv
+    )
+    prepared = check(recipe)
+    with connected(recipe):
+        check_resources(recipe)
+        prepare(recipe, prepared)
+    rows = {name: str(len(getattr(prepared.splits, name))) for name in ("forget", "retain", "holdout")}
+    summary(
+        f"request {prepared.request.id}",
+        {**{f"{name} records": count for name, count in rows.items()}, "base": prepared.base, "prepared": str(prepared.folder)},
+        ["python pipelines/sweep.py    find the best adapter", "python pipelines/train.py    train the recipe's own adapter"],
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

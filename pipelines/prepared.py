@@ -1,0 +1,146 @@
+"""Prepared data and models: from a recipe to splits on shared storage, a pinned request, and a base to freeze.
+
+    <output>/prepared/<request id>-<digest>/   request.json, forget.jsonl, retain.jsonl, holdout.jsonl, utility/<name>.jsonl
+    <output>/models/<digest>/                  a taught base, or its retain-only twin
+
+Both are named by the digest of what decides them, so preparing twice costs nothing and workers read exactly the
+records that the request names.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from grun.config import Recipe
+from grun.data.records import QARecord, Record, digest_records, read_jsonl, to_json
+from grun.data.splits import Splits, make_request, read_splits
+from grun.errors import DataError
+from grun.requests import UnlearningRequest
+
+__all__ = ["Lesson", "Prepared", "plan", "read_prepared", "write_prepared"]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A small model that has to be taught."""
+
+    title: str
+    folder: Path
+    records: tuple[Record, ...]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the model is there already."""
+        return (self.folder / "config.json").is_file()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What every later step starts from."""
+
+    folder: Path
+    request: UnlearningRequest
+    splits: Splits
+    base: str
+    """Folder or hub name of the base model."""
+    retain_only: str | None
+    """Folder or hub name of the model that never saw the forget set."""
+    lessons: tuple[Lesson, ...] = ()
+    """Models that `prepare` teaches."""
+    vocabulary: tuple[Record, ...] = ()
+    """Records whose words the taught tokenizer knows; the same for the base and its twin."""
+
+
+def plan(recipe: Recipe) -> Prepared:
+    """Read and split the records and say where everything will be; nothing is written.
+
+    Raises:
+        DataError: the data are not what they should be.
+    """
+    splits = read_splits(recipe.data)
+    request = make_request(recipe.request, recipe.data, splits)
+    digest = digest_records(
+        [*splits.forget, *splits.retain, *splits.holdout, *(r for rows in splits.utility.values() for r in rows)]
+    )
+    folder = recipe.output.absolute() / "prepared" / f"{recipe.request.id}-{digest[:12]}"
+    if recipe.model.path is not None:
+        return Prepared(folder, request, splits, recipe.model.path, recipe.model.retain_path)
+    kept = _distinct([*splits.retain, *splits.holdout, *(record for rows in splits.utility.values() for record in rows)])
+    everything = _distinct([*splits.forget, *kept])
+    lessons = [Lesson("base", _taught_folder(recipe, everything, everything), everything)]
+    if recipe.model.retain_twin:
+        lessons.append(Lesson("retain-only twin", _taught_folder(recipe, kept, everything), kept))
+    return Prepared(
+        folder,
+        request,
+        splits,
+        base=str(lessons[0].folder),
+        retain_only=str(lessons[1].folder) if recipe.model.retain_twin else recipe.model.retain_path,
+        lessons=tuple(lessons),
+        vocabulary=everything,
+    )
+
+
+def _distinct(records: Sequence[Record]) -> tuple[Record, ...]:
+    """Each record once, in the version that knows a paraphrase."""
+    distinct: dict[str, Record] = {}
+    for record in records:
+        known = distinct.get(record.digest)
+        if known is None or (isinstance(known, QARecord) and known.paraphrased_question is None):
+            distinct[record.digest] = record
+    return tuple(distinct.values())
+
+
+def _taught_folder(recipe: Recipe, records: Sequence[Record], vocabulary: Sequence[Record]) -> Path:
+    from grun.lm.teach import taught_folder_name  # loads transformers, which a pretrained base needs only later
+
+    return recipe.output.absolute() / "models" / taught_folder_name(recipe.model.taught, recipe.prompt, records, vocabulary)
+
+
+def write_prepared(prepared: Prepared) -> None:
+    """Write the splits and the request, whole or not at all."""
+    if (prepared.folder / "request.json").is_file():
+        _write(prepared.folder / "request.json", prepared.request.model_dump_json(indent=2))
+        return
+    partial = prepared.folder.with_name(f".{prepared.folder.name}.partial-{os.getpid()}")
+    (partial / "utility").mkdir(parents=True)
+    sets: Mapping[str, Sequence[Record]] = {
+        "forget": prepared.splits.forget,
+        "retain": prepared.splits.retain,
+        "holdout": prepared.splits.holdout,
+        **{f"utility/{name}": rows for name, rows in prepared.splits.utility.items()},
+    }
+    for name, records in sets.items():
+        _write(partial / f"{name}.jsonl", "".join(json.dumps(to_json(r), ensure_ascii=False) + "\n" for r in records))
+    _write(partial / "request.json", prepared.request.model_dump_json(indent=2))
+    try:
+        partial.replace(prepared.folder)
+    except OSError:  # another process prepared the same request first
+        shutil.rmtree(partial)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def read_prepared(folder: Path) -> tuple[UnlearningRequest, Splits]:
+    """Read what :func:`write_prepared` wrote and check it against the request's digests.
+
+    Raises:
+        DataError: a set is missing, or not what the request was made about.
+    """
+    request = UnlearningRequest.model_validate_json((folder / "request.json").read_text(encoding="utf-8"))
+    utility = {
+        path.stem: tuple(r for r in read_jsonl(path) if isinstance(r, QARecord))
+        for path in sorted((folder / "utility").glob("*.jsonl"))
+    }
+    sets = {name: read_jsonl(folder / f"{name}.jsonl") for name in ("forget", "retain", "holdout")}
+    for name, digest in request.data_digests.items():
+        if digest_records(sets[name]) != digest:
+            raise DataError(
+                f"prepared data must be what the request was made about, got another {name} set in {str(folder)!r}; delete the folder"
+            )
+    return request, Splits(sets["forget"], sets["retain"], sets["holdout"], utility)

@@ -1,0 +1,64 @@
+"""The probe: a quick look at the validation rows while training runs, for ASHA and for the curves.
+
+    leaked = mean P(first answer token | forget prompt) / the base's        (prompts in words that training never saw)
+    kept   = mean P(first answer token | ordinary prompt) / the base's      (prompts that training never saw)
+    probe/score = kept - leaked
+
+The edit acts where the first answer token is decided, and one forward pass over prompts costs no generation. Gates
+are soft here; what the gate threshold does is judged after training.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from grun.config import Recipe
+from grun.data.batches import collate
+from grun.data.prompts import Example, PromptEncoder
+from grun.data.splits import Splits
+from grun.evaluation.sets import EvalSet, evaluation_sets
+from grun.interventions import Adapter
+from grun.lm import IntervenedLM
+from grun.training import Engine
+
+__all__ = ["Probe"]
+
+
+class Probe:
+    """Scores an adapter on a fixed sample of validation rows, shared out over the workers."""
+
+    def __init__(self, recipe: Recipe, splits: Splits, engine: Engine) -> None:
+        encoder = PromptEncoder(engine.lm.tokenizer, recipe.prompt, context=engine.lm.context)
+        sets = {s.role: s for s in evaluation_sets(splits, part="validation", max_rows=recipe.train.probe_rows)}
+        self.engine = engine
+        self.batch_size = recipe.evaluation.batch_size
+        self.forget = self._first_tokens(encoder, sets["forget_unseen"])
+        self.ordinary = self._first_tokens(encoder, sets["holdout"])
+        self.forget_base = self._mean_probability(self.forget, None)
+        self.ordinary_base = self._mean_probability(self.ordinary, None)
+
+    def _first_tokens(self, encoder: PromptEncoder, rows: EvalSet) -> list[Example]:
+        """Prompts with their first answer token, this worker's share; every worker gets as many, so that none waits."""
+        examples = [prompt.encode(encoder) for prompt in rows.prompts]
+        short = [Example(e.digest, e.ids[: e.num_prompt_tokens + 1], e.num_prompt_tokens) for e in examples]
+        per_worker = -(-len(short) // self.engine.world_size)
+        padded = [short[index % len(short)] for index in range(per_worker * self.engine.world_size)]
+        return padded[self.engine.rank :: self.engine.world_size]
+
+    @torch.no_grad()
+    def _mean_probability(self, examples: Sequence[Example], adapter: Adapter | None) -> float:
+        model = IntervenedLM(self.engine.lm, adapter)
+        sums = torch.zeros(2)
+        for start in range(0, len(examples), self.batch_size):
+            batch = collate(examples[start : start + self.batch_size], pad_id=self.engine.lm.pad_id).to(self.engine.lm.device)
+            nll: Tensor = model.answers(batch).nll
+            sums += torch.tensor([float((-nll).exp().sum()), float(nll.numel())])
+        self.engine.sum_(sums)
+        return float(sums[0] / sums[1])
+
+    def __call__(self, adapter: Adapter) -> dict[str, float]:
+        """Return `probe/forget_leaked`, `probe/ordinary_kept` and `probe/score`."""
+        leaked = self._mean_probability(self.forget, adapter) / max(self.forget_base, 1e-9)
+        kept = self._mean_probability(self.ordinary, adapter) / max(self.ordinary_base, 1e-9)
+        return {"probe/forget_leaked": leaked, "probe/ordinary_kept": kept, "probe/score": min(kept, 1.0) - leaked}

@@ -1,0 +1,158 @@
+"""Promote: load the candidate from the registry, judge it anew on test rows, and move the champion if it earned it.
+
+    python pipelines/promote.py [--rollback] [--recipe FILE] [--field value]
+
+Exit status: 0 promoted (or rolled back), 3 kept or rejected (the champion is unchanged), 2 a mistake in the input.
+"""
+
+import argparse
+import getpass
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from grun.evaluation.report import EvalReport
+from grun.promotion import Decision, PromotionPolicy
+
+from grun.adapters import load_adapter, read_card
+from grun.config import Recipe
+from grun.data.batches import collate
+from grun.data.prompts import PromptEncoder
+from grun.evaluation.sets import evaluation_sets
+from grun.lm import IntervenedLM, load_frozen_lm
+from pipelines.cli import parse_command, run_command
+from pipelines.cluster import check_resources, connected
+from pipelines.console import note, summary
+from pipelines.evaluate import evaluate, report_rows
+from pipelines.lease import Lease
+from pipelines.prepare import check, prepare
+from pipelines.prepared import Prepared
+from pipelines.registry import CANDIDATE, CHAMPION, Registry, Verdict
+from pipelines.tracking import Tracker
+from pipelines.train import train
+
+__all__ = ["main"]
+
+NOT_PROMOTED = 3
+"""Exit status of a candidate that was kept back or rejected."""
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to do")
+    group.add_argument("--rollback", action="store_true", help="give the championship back to the version before")
+
+
+def _owner() -> str:
+    return f"{getpass.getuser()}@{socket.gethostname()}:{os.getpid()}"
+
+
+def _rollback(recipe: Recipe, registry: Registry) -> int:
+    with registry.promotion_lock(recipe.registered_model, _owner(), recipe.promotion.lock_lease_seconds) as lease:
+        before, after = registry.rollback(lease)
+    summary(
+        f"rolled back {recipe.registered_model}",
+        {"champion before": f"version {before}", "champion now": f"version {after}"},
+        ["python pipelines/evaluate.py --version champion    score it"],
+    )
+    return 0
+
+
+def _judge(recipe: Recipe, prepared: Prepared, registry: Registry, lease: Lease) -> int:
+    """Evaluate the candidate and the champion, both from the registry, decide, and act."""
+    name, into = recipe.registered_model, recipe.output.absolute() / "registry" / recipe.registered_model
+    test = recipe.replace({"evaluation": {"part": "test"}})
+    folder = recipe.output.absolute() / "promotions" / recipe.name
+    version, adapter = registry.download(name, CANDIDATE, into)
+    report = evaluate(test, prepared, adapter, folder / f"v{version}", title=f"judging version {version}")
+    champion = registry.version_of(name, CHAMPION)
+    incumbent: EvalReport | None = None
+    if champion is not None and champion != version:
+        _version, champion_folder = registry.download(name, champion, into)
+        incumbent = evaluate(
+            test, prepared, champion_folder, folder / f"v{champion}", title=f"judging the champion, version {champion}"
+        )
+    decision = PromotionPolicy(recipe.promotion).decide(report, incumbent)
+    identical, closed = identical_where_closed(test, prepared, adapter)
+    verdict = Verdict(
+        decision.decision.value,
+        decision.reasons,
+        {
+            "report": report.model_dump(mode="json"),
+            "incumbent": incumbent.model_dump(mode="json") if incumbent else None,
+            "policy": recipe.promotion.model_dump(mode="json"),
+            "closed_prompts_with_identical_logits": identical,
+            "closed_prompts": closed,
+        },
+    )
+    promoted = decision.decision is Decision.PROMOTE
+    if promoted:
+        registry.promote(lease, version, verdict, expected_champion=champion)
+    else:
+        registry.decline(lease, version, verdict)
+    summary(
+        f"{decision.decision.value}: version {version} of {name}",
+        {
+            **{f"reason {index}": reason for index, reason in enumerate(decision.reasons, start=1)},
+            "identity": f"{identical} of {closed} held-out ordinary prompts with closed gates have bit-identical logits",
+            **report_rows(report),
+            "champion": f"version {registry.version_of(name, CHAMPION)}",
+        },
+        ["python pipelines/promote.py --rollback    go back to the version before"]
+        if promoted
+        else ["python pipelines/sweep.py"],
+    )
+    return 0 if promoted else NOT_PROMOTED
+
+
+@torch.no_grad()
+def identical_where_closed(recipe: Recipe, prepared: Prepared, adapter_folder: Path) -> tuple[int, int]:
+    """Count held-out ordinary prompts whose gates stay closed, and those of them with logits equal to the base's, bit for bit.
+
+    Returns:
+        (identical, closed).
+    """
+    card = read_card(adapter_folder)
+    model = recipe.model
+    lm = load_frozen_lm(prepared.base, revision=model.revision, dtype=model.dtype, pad_token=model.pad_token)
+    adapter, _card = load_adapter(adapter_folder, lm)
+    encoder = PromptEncoder(lm.tokenizer, recipe.prompt, context=lm.context)
+    [holdout] = [s for s in evaluation_sets(prepared.splits, part=recipe.evaluation.part) if s.role == "holdout"]
+    served = IntervenedLM(lm, adapter, threshold=card.adapter.gate_threshold)
+    identical = closed = 0
+    for start in range(0, len(holdout.prompts), recipe.evaluation.batch_size):
+        prompts = holdout.prompts[start : start + recipe.evaluation.batch_size]
+        batch = collate([prompt.encode(encoder) for prompt in prompts], pad_id=lm.pad_id)
+        gates = served.answers(batch).gate_logits
+        assert gates is not None
+        threshold = card.adapter.gate_threshold
+        is_closed = (gates.sigmoid() < (0.0 if threshold is None else threshold)).all(-1)
+        same = (served.logits(batch) == IntervenedLM(lm).logits(batch)).flatten(1).all(-1)
+        closed += int(is_closed.sum())
+        identical += int((is_closed & same).sum())
+    return identical, closed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb."""
+    recipe, options = parse_command(
+        "Judge the registry's candidate on test rows and move the champion if it earned it.", argv, extra=_options
+    )
+    if options.rollback:
+        return _rollback(recipe, Registry(Tracker.open(recipe.tracking, recipe.output)))
+    prepared = check(recipe)
+    with connected(recipe):
+        check_resources(recipe)
+        tracker = Tracker.open(recipe.tracking, recipe.output)
+        registry = Registry(tracker)
+        prepare(recipe, prepared)
+        if registry.version_of(recipe.registered_model, CANDIDATE) is None:
+            note("no candidate is registered: training the recipe's own adapter first")
+            train(recipe, prepared, tracker)
+        with registry.promotion_lock(recipe.registered_model, _owner(), recipe.promotion.lock_lease_seconds) as lease:
+            return _judge(recipe, prepared, registry, lease)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,77 @@
+"""What every run records in MLflow, and how the driver follows a training run through its spool."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from grun.adapters import read_card
+from grun.config import Recipe
+from grun.errors import TrackingError
+from grun.requests import UnlearningRequest
+from pipelines.console import note
+from pipelines.registry import Registry
+from pipelines.tracking import Tracker
+
+__all__ = ["following", "record_request", "register"]
+
+_SHIP_SECONDS = 2.0
+
+
+def record_request(tracker: Tracker, run_id: str, request: UnlearningRequest) -> None:
+    """Record the request's data sets, by digest and never by text."""
+    for context in ("forget", "retain", "holdout"):
+        source = getattr(request, context)
+        tracker.log_dataset(
+            run_id,
+            name=f"{request.id}-{context}",
+            digest=source.digest,
+            context=context,
+            num_rows=source.num_records,
+            source_kind=source.kind,
+        )
+
+
+def register(tracker: Tracker, recipe: Recipe, run_id: str, adapter: Path) -> int:
+    """Register an adapter as the candidate of the request's model and return its version."""
+    card = read_card(adapter)
+    tags = {"request": recipe.request.id, "gate_threshold": str(card.adapter.gate_threshold)}
+    return Registry(tracker).register_candidate(recipe.registered_model, run_id, adapter, card.base, tags)
+
+
+@contextmanager
+def following(tracker: Tracker, run_id: str, spool: Path, on_steps: Callable[[int], None]) -> Iterator[None]:
+    """Ship a growing spool to MLflow while the context runs, and what is left of it at the end.
+
+    A server that is away for a while costs nothing: the spool stays, and shipping a line twice changes nothing.
+
+    Args:
+        on_steps: called with the number of new steps.
+    """
+    stop = threading.Event()
+
+    def ship(offset: int) -> int:
+        try:
+            end = tracker.ship_spool(run_id, spool, offset=offset)
+        except TrackingError as error:
+            note(f"MLflow did not take the metrics yet ({error}); they are kept in {spool}")
+            return offset
+        if end > offset:
+            with spool.open("rb") as file:
+                file.seek(offset)
+                on_steps(file.read(end - offset).count(b"\n"))
+        return end
+
+    def follow() -> None:
+        offset = 0
+        while not stop.wait(_SHIP_SECONDS):
+            offset = ship(offset)
+        ship(offset)
+
+    thread = threading.Thread(target=follow, name="spool", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

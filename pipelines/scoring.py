@@ -1,0 +1,149 @@
+"""Scoring as Ray tasks: the base's own rows (computed once, cached), and an adapter's reports at gate thresholds.
+
+    <output>/reference/<digest>.jsonl    every row of every set, scored on a model with no adapter
+
+A task process keeps its base loaded, so a sweep loads it once and not once a trial.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from grun.evaluation.report import EvalReport, ScoredSet, summarise
+
+from grun.adapters import digest_adapter, load_adapter
+from grun.config import Recipe
+from grun.data.prompts import PromptEncoder
+from grun.evaluation.evaluate import AdapterScorer, Rows, Scorer
+from grun.evaluation.scores import RowScore, read_rows, write_rows
+from grun.evaluation.sets import EvalSet, evaluation_sets
+from grun.lm import FrozenLM, load_frozen_lm
+from pipelines.prepared import read_prepared
+
+__all__ = ["reference_path", "score_adapter", "score_reference", "threshold_key"]
+
+REFERENCE_VERSION = 1
+"""Raised by whoever changes how rows are scored, so that cached rows of the old kind are not taken for new ones."""
+
+
+def reference_path(recipe: Recipe, prepared: Path, model: str) -> Path:
+    """Where the rows of a model without an adapter are cached."""
+    identity = {
+        "version": REFERENCE_VERSION,
+        "model": model,
+        "revision": recipe.model.revision,
+        "dtype": recipe.model.dtype,
+        "prepared": prepared.name,
+        "prompt": recipe.prompt.model_dump(mode="json"),
+        "max_new_tokens": recipe.evaluation.max_new_tokens,
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return recipe.output.absolute() / "reference" / f"{digest}.jsonl"
+
+
+def threshold_key(threshold: float | None) -> str:
+    """A gate threshold as a file name and dictionary key."""
+    return "soft" if threshold is None else f"{threshold:g}"
+
+
+def score_reference(recipe: Recipe, prepared: Path, model: str, progress: Path | None = None) -> Path:
+    """Score all rows on a model without an adapter, unless the cache has them; returns the cache file. Runs as a task."""
+    path = reference_path(recipe, prepared, model)
+    if path.is_file():
+        return path
+    _request, splits = read_prepared(prepared)
+    sets = evaluation_sets(splits)
+    total = sum(len(s.prompts) for s in sets)
+    scorer = _scorer(recipe, model, _Counter(progress, total))
+    rows = scorer.score(sets)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_rows(path, _kept(recipe, sets, rows))
+    return path
+
+
+def score_adapter(
+    recipe: Recipe,
+    prepared: Path,
+    base: str,
+    retain_only: str | None,
+    adapter_folder: Path,
+    folder: Path,
+    thresholds: Sequence[float | None],
+    progress: Path | None = None,
+) -> dict[str, EvalReport]:
+    """Score an adapter at gate thresholds and write `<folder>/<threshold>/{report.json,rows.jsonl}`. Runs as a task.
+
+    Args:
+        recipe: `evaluation.part` says which rows.
+
+    Raises:
+        AdapterError: the adapter is damaged or for another base.
+    """
+    _request, splits = read_prepared(prepared)
+    evaluation = recipe.evaluation
+    sets = evaluation_sets(splits, part=evaluation.part, max_rows=evaluation.max_rows)
+    scorer = _scorer(recipe, base, _Counter(progress, 1))
+    adapter, _card = load_adapter(adapter_folder, scorer.lm)
+    base_rows = _select(sets, score_reference(recipe, prepared, base))
+    twin_rows = _select(sets, score_reference(recipe, prepared, retain_only)) if retain_only else None
+    adapter_scorer = AdapterScorer(scorer, adapter, sets, base_rows)
+    reports = {}
+    for threshold in thresholds:
+        rows = adapter_scorer.rows(threshold)
+        report = summarise(
+            [ScoredSet(s.name, s.role, s.digest, rows[s.name]) for s in sets],
+            base_digest=scorer.lm.info.digest,
+            adapter_digest=digest_adapter(adapter_folder),
+            base_rows=base_rows,
+            retain_only_rows=twin_rows["forget"] if twin_rows else None,
+            layers=adapter.layers,
+            threshold=threshold,
+            part=evaluation.part,
+        )
+        target = folder / threshold_key(threshold)
+        target.mkdir(parents=True, exist_ok=True)
+        write_rows(target / "rows.jsonl", _kept(recipe, sets, rows))
+        report.save(target / "report.json")
+        reports[threshold_key(threshold)] = report
+    return reports
+
+
+def _kept(recipe: Recipe, sets: Sequence[EvalSet], rows: Rows) -> list[RowScore]:
+    """The rows as they are written: what a model said to forget prompts is left out unless `tracking.keep_text`."""
+    sensitive = {s.name for s in sets if s.role in ("forget", "forget_unseen") and not recipe.tracking.keep_text}
+    return [replace(row, generated=None) if s.name in sensitive else row for s in sets for row in rows[s.name]]
+
+
+def _select(sets: Sequence[EvalSet], path: Path) -> Rows:
+    """The rows of some sets out of a reference file, in the order of the sets' prompts."""
+    known = {(row.set_name, row.digest, row.prompt): row for row in read_rows(path)}
+    return {s.name: tuple(known[s.name, p.record.digest, p.wording] for p in s.prompts) for s in sets}
+
+
+class _Counter:
+    """Writes how far scoring is to a file that the driver reads."""
+
+    def __init__(self, path: Path | None, total: int) -> None:
+        self.path = path
+        self.total = total
+        self.done = 0
+
+    def __call__(self, rows: int) -> None:
+        self.done += rows
+        if self.path is not None:
+            self.path.write_text(json.dumps({"done": self.done, "total": self.total}), encoding="utf-8")
+
+
+def _scorer(recipe: Recipe, model: str, on_progress: Any) -> Scorer:
+    lm = _loaded(model, recipe.model.revision, recipe.model.dtype, recipe.model.pad_token, recipe.evaluation.use_gpu)
+    encoder = PromptEncoder(lm.tokenizer, recipe.prompt, context=lm.context)
+    return Scorer(lm, encoder, recipe.evaluation.batch_size, recipe.evaluation.max_new_tokens, on_progress)
+
+
+@lru_cache(maxsize=2)
+def _loaded(model: str, revision: str | None, dtype: str, pad_token: str | None, use_gpu: bool) -> FrozenLM:
+    return load_frozen_lm(model, revision=revision, dtype=dtype, pad_token=pad_token, device="cuda" if use_gpu else "cpu")

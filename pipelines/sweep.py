@@ -1,0 +1,171 @@
+"""Sweep: Ray Tune over a space around the recipe; every trial is a Ray Train run; the best adapter becomes the candidate.
+
+    python pipelines/sweep.py [--recipe FILE] [--field value]
+
+The same command continues an interrupted sweep: finished trials stay, running ones go on from their checkpoints.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search.optuna import OptunaSearch
+
+from grun.adapters import copy_adapter
+from grun.config import Recipe
+from pipelines.checks import check_rows
+from pipelines.cli import parse_command, run_command
+from pipelines.cluster import check_resources, connected
+from pipelines.console import note, progress
+from pipelines.prepare import check, prepare
+from pipelines.prepared import Prepared
+from pipelines.recording import record_request, register
+from pipelines.sweep_outcome import SweepOutcome, collect
+from pipelines.sweep_report import publish, show
+from pipelines.sweep_tracking import following_trials
+from pipelines.sweep_trial import FORGETTING, UTILITY, CooperativeASHA, TrialContext, TrialRecord, make_trial
+from pipelines.tracking import Tracker
+from pipelines.trainer import claim_folder, total_steps
+from tune_spaces import Space, find_space
+
+__all__ = ["main", "sweep", "sweep_folder"]
+
+_SECTIONS = ("seed", "data", "prompt", "model", "adapter", "objective", "train", "sweep")
+
+# the trial's own process waits for its workers and needs no CPU; reserving one would starve a small cluster
+_NO_CPU = {"node:__internal_head__": 0.001}
+
+
+def sweep_folder(recipe: Recipe) -> Path:
+    """Folder of the recipe's sweep."""
+    return recipe.output.absolute() / "sweeps" / recipe.name
+
+
+def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) -> tuple[SweepOutcome, int]:
+    """Run or continue a sweep and register its best adapter. Needs a connected cluster.
+
+    Returns:
+        the outcome and the registered version.
+
+    Raises:
+        GrunError: what went wrong.
+    """
+    folder = sweep_folder(recipe)
+    claim_folder(folder, recipe, sections=_SECTIONS)
+    context = TrialContext(recipe, prepared, folder, space.thresholds)
+    with tracker.run(f"{recipe.name}-sweep", key=f"sweep/{recipe.name}/{folder}", tags={"kind": "sweep"}) as run_id:
+        tracker.log_params(run_id, recipe.model_dump(mode="json", include=set(_SECTIONS)))
+        record_request(tracker, run_id, prepared.request)
+        with (
+            progress(f"sweeping {space.title}", num_trials(recipe, space)) as advance,
+            following_trials(tracker, run_id, context, lambda trial: _announce(trial, advance)),
+        ):
+            _tune(recipe, space, context)
+        tracker.end_children(run_id)
+        outcome = collect(recipe, folder, space.thresholds)
+        chosen = outcome.chosen
+        trained = context.trial_folder(chosen.trial.trial_id) / "adapter"
+        adapter = copy_adapter(trained, folder / "best" / "adapter", gate_threshold=chosen.threshold)
+        publish(tracker, run_id, recipe, space, outcome, folder)
+        version = register(tracker, recipe, run_id, adapter)
+    return outcome, version
+
+
+def num_trials(recipe: Recipe, space: Space) -> int:
+    """How many trials are trained: a space with fewer points than asked for is swept whole."""
+    return int(min(recipe.sweep.num_trials, space.size))
+
+
+def _announce(trial: TrialRecord, advance: Callable[[int], None]) -> None:
+    """Say how a trial ended."""
+    point = ", ".join(f"{path.rsplit('.', 1)[-1]} {value}" for path, value in trial.point.items())
+    ended = "stopped early, " if trial.stopped_early else ""
+    result = trial.failure or f"{ended}forget {trial.result[FORGETTING]:.3f}, utility {trial.result[UTILITY]:.3f}"
+    note(f"trial {trial.trial_id} ({point or 'the recipe itself'}): {result}")
+    advance(1)
+
+
+def _tune(recipe: Recipe, space: Space, context: TrialContext) -> None:
+    """Run Ray Tune to the end, from where an interrupted run of the same sweep left it."""
+    path = context.folder / "tune"
+    trial = tune.with_resources(make_trial(context), _NO_CPU)
+    if tune.Tuner.can_restore(str(path)):
+        tuner = tune.Tuner.restore(str(path), trainable=trial, resume_unfinished=True, restart_errored=True)
+    else:
+        tuner = _new_tuner(recipe, space, context, trial)
+    tuner.fit()
+
+
+def _new_tuner(recipe: Recipe, space: Space, context: TrialContext, trial: Any) -> tune.Tuner:
+    config = recipe.sweep
+    count = num_trials(recipe, space)
+    whole = count >= space.size
+    searcher = None
+    if config.searcher == "optuna" and not whole:
+        searcher = OptunaSearch(
+            space=dict(space.dimensions),
+            metric=[FORGETTING, UTILITY],
+            mode=["min", "max"],
+            study_name=recipe.name,
+            seed=config.seed,
+        )
+    scheduler = None
+    if config.scheduler == "asha" and count > 1:
+        scheduler = CooperativeASHA(
+            context.folder,
+            time_attr="step",
+            metric="probe/score",
+            mode="max",
+            grace_period=config.grace_reports * recipe.train.report_every,
+            reduction_factor=config.reduction_factor,
+            max_t=total_steps(recipe, context.prepared) + 1,
+        )
+    return tune.Tuner(
+        trial,
+        param_space=space.grid() if whole else ({} if searcher else dict(space.dimensions)),
+        tune_config=tune.TuneConfig(
+            num_samples=1 if whole else count,
+            search_alg=searcher,
+            scheduler=scheduler,
+            max_concurrent_trials=config.max_concurrent or _slots(recipe),
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(context.folder),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=config.max_failures),
+        ),
+    )
+
+
+def _slots(recipe: Recipe) -> int:
+    """How many trials the cluster can train at a time."""
+    have, train = ray.cluster_resources(), recipe.train
+    slots = have.get("CPU", 0) // (train.num_workers * train.cpus_per_worker)
+    if train.use_gpu:
+        slots = min(slots, have.get("GPU", 0) // train.num_workers)
+    return max(1, int(slots))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb."""
+    recipe, _options = parse_command("Search a space around the recipe and register the best adapter as the candidate.", argv)
+    space = find_space(recipe.sweep.space)
+    space.check(recipe)
+    prepared = check(recipe)
+    with connected(recipe):
+        check_resources(recipe)
+        tracker = Tracker.open(recipe.tracking, recipe.output)
+        prepare(recipe, prepared)
+        check_rows(recipe, prepared)
+        outcome, version = sweep(recipe, space, prepared, tracker)
+    show(recipe, outcome, version, sweep_folder(recipe))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,97 @@
+"""The outcome of a sweep: every (trial, threshold) as a point, the Pareto front, and the chosen one with its score."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from grun.evaluation.report import EvalReport
+
+from grun.config import Recipe
+from grun.errors import TrainingError
+from pipelines.scoring import threshold_key
+from pipelines.sweep_trial import TrialRecord, read_trials
+
+__all__ = ["SweepOutcome", "SweepPoint", "collect", "pareto_front"]
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """A trained trial at one gate threshold, scored on validation rows."""
+
+    trial: TrialRecord
+    threshold: float
+    report: EvalReport
+    score: float
+    """`utility_weight` x utility ratio - forget ROUGE-L recall."""
+
+    @property
+    def forgetting(self) -> float:
+        """ROUGE-L recall on forget prompts in unseen words; lower is better."""
+        return self.report.value("forget_unseen/rouge_l_recall")
+
+    @property
+    def utility(self) -> float:
+        """Model utility as a share of the base's; higher is better."""
+        return self.report.value("model_utility_ratio")
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """All points of a sweep and what follows from them."""
+
+    trials: tuple[TrialRecord, ...]
+    points: tuple[SweepPoint, ...]
+    front: tuple[SweepPoint, ...]
+    """No other point is better in one objective and at least as good in the other; only trials that ran to the end."""
+    chosen: SweepPoint
+
+
+def pareto_front(points: Sequence[SweepPoint]) -> tuple[SweepPoint, ...]:
+    """The points that no other point dominates, by rising forgetting; of equal points the first stands for all."""
+    front: list[SweepPoint] = []
+    for point in sorted(points, key=lambda p: (p.forgetting, -p.utility)):
+        if not front or point.utility > front[-1].utility:
+            front.append(point)
+    return tuple(front)
+
+
+def collect(recipe: Recipe, folder: Path, thresholds: Sequence[float]) -> SweepOutcome:
+    """Read what the trials left behind and choose.
+
+    Trials that ASHA stopped are shown, but neither on the front nor chosen: their numbers are of another length.
+
+    Raises:
+        TrainingError: no trial ran to the end.
+    """
+    trials = read_trials(folder)
+    points = []
+    for trial in trials:
+        if trial.done and trial.failure is None:
+            evaluation = folder / "trials" / trial.trial_id / "evaluation"
+            reports = {t: EvalReport.load(evaluation / threshold_key(t) / "report.json") for t in thresholds}
+            points += [_point(recipe, trial, threshold, report) for threshold, report in reports.items()]
+    finished = [point for point in points if not point.trial.stopped_early]
+    if not finished:
+        failures = sorted({trial.failure for trial in trials if trial.failure})
+        raise TrainingError(
+            f"a sweep needs at least one trial that runs to the end, got {len(trials)} trial(s) and none of them did; "
+            f"{'they failed with: ' + ' | '.join(failures) if failures else 'raise `sweep.grace_reports`'}"
+        )
+    return SweepOutcome(tuple(trials), tuple(points), pareto_front(finished), _choose(finished))
+
+
+def _point(recipe: Recipe, trial: TrialRecord, threshold: float, report: EvalReport) -> SweepPoint:
+    score = recipe.sweep.utility_weight * report.value("model_utility_ratio") - report.value("forget_unseen/rouge_l_recall")
+    return SweepPoint(trial, threshold, report, score)
+
+
+def _choose(points: Sequence[SweepPoint]) -> SweepPoint:
+    """The highest score; ties go to the gate that tells prompts apart best, then to the middle of its tied thresholds."""
+
+    def merit(point: SweepPoint) -> tuple[float, float, float]:
+        return (round(point.score, 6), -point.report.value("gate/false_open_rate"), point.report.value("gate/auroc"))
+
+    best = max(map(merit, points))
+    tied = [point for point in points if merit(point) == best]
+    same_trial = sorted((p for p in tied if p.trial is tied[0].trial), key=lambda p: p.threshold)
+    return same_trial[(len(same_trial) - 1) // 2]

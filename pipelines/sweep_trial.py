@@ -1,0 +1,172 @@
+"""One trial of a sweep: a point of the space -> a Ray Train run -> its reports at every gate threshold.
+
+A trial that ASHA gives up is asked to finish through a `STOP` file in its folder: its workers end in the next report,
+its resources return to the cluster like those of any finished run, and its adapter is kept. (Letting Tune kill the
+trial would leave the placement group of its workers behind wherever Ray's dashboard does not run.)
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+from grun.config import Config, Recipe
+from grun.errors import GrunError
+from pipelines.prepared import Prepared
+from pipelines.scoring import score_adapter
+from pipelines.trainer import train_on_ray
+from pipelines.worker import STOP_FILE
+from tune_spaces import apply_point
+
+__all__ = ["FORGETTING", "UTILITY", "CooperativeASHA", "TrialContext", "TrialRecord", "make_trial", "read_trials"]
+
+FORGETTING, UTILITY = "sweep/forgetting", "sweep/utility"
+"""The two objectives: what is still leaked (lower is better), what is kept (higher is better)."""
+
+_TRIAL_FILE = "trial.json"
+
+_WORST = {FORGETTING: 1.0, UTILITY: 0.0, "probe/score": -1.0}
+
+
+class TrialRecord(Config):
+    """What a trial leaves in its folder as `trial.json`."""
+
+    trial_id: str
+    """Tune's id of the trial."""
+    started: float
+    """When it started first, in seconds since the epoch."""
+    point: dict[str, Any]
+    """The point of the space, by dotted path."""
+    done: bool = False
+    """Whether it has ended, well or badly."""
+    failure: str | None = None
+    """What was wrong with the point, where it could not be trained."""
+    steps: int = 0
+    """Optimizer steps that were done."""
+    total_steps: int = 0
+    """Optimizer steps of a full run."""
+    stopped_early: bool = False
+    """Whether ASHA ended it."""
+    resident_share: float = 1.0
+    """Largest share of the base's parameters that a worker held between steps."""
+    result: dict[str, float] = {}
+    """The objectives at the trial's best threshold."""
+
+    def write(self, folder: Path) -> None:
+        """Write the record, whole or not at all."""
+        partial = folder / f".{_TRIAL_FILE}.partial"
+        partial.write_text(self.model_dump_json(indent=2), encoding="utf-8")
+        partial.replace(folder / _TRIAL_FILE)
+
+
+def read_trials(folder: Path) -> list[TrialRecord]:
+    """Read the records of a sweep's trials, in the order in which they started."""
+    files = (folder / "trials").glob(f"*/{_TRIAL_FILE}")
+    records = [TrialRecord.model_validate_json(file.read_text(encoding="utf-8")) for file in files]
+    return sorted(records, key=lambda record: record.started)
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What all trials of a sweep share."""
+
+    recipe: Recipe
+    prepared: Prepared
+    folder: Path
+    """The sweep's folder; a trial's own is `trials/<id>` in it."""
+    thresholds: tuple[float, ...]
+
+    def trial_folder(self, trial_id: str) -> Path:
+        """Folder of a trial."""
+        return self.folder / "trials" / trial_id
+
+
+class _ReportToTune(TuneReportCallback):
+    """Forwards a worker's report to Tune, the probe standing for the two objectives until the trial is scored."""
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        first = metrics[0]
+        objectives = {FORGETTING: first["probe/forget_leaked"], UTILITY: first["probe/ordinary_kept"]}
+        super().after_report(run_context, [{**first, **objectives}], checkpoint)
+
+
+class CooperativeASHA(ASHAScheduler):
+    """ASHA whose decision to stop is a request to the trial."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        super().__init__(**options)
+        self._folder = folder
+        self._asked: set[str] = set()
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Judge a report; the trial goes on until it has seen the request."""
+        if trial.trial_id in self._asked or result.get("scored"):
+            return str(TrialScheduler.CONTINUE)
+        decision = super().on_trial_result(tune_controller, trial, result)
+        if decision == TrialScheduler.STOP:
+            self._asked.add(trial.trial_id)
+            stop = self._folder / "trials" / trial.trial_id / STOP_FILE
+            stop.parent.mkdir(parents=True, exist_ok=True)
+            stop.touch()
+        return str(TrialScheduler.CONTINUE)
+
+
+def make_trial(context: TrialContext) -> Callable[[Mapping[str, Any]], None]:
+    """Return the function that Tune runs for each trial."""
+
+    def trial(point: Mapping[str, Any]) -> None:
+        trial_id = tune.get_context().get_trial_id()
+        folder = context.trial_folder(trial_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        record = _begin(folder, trial_id, point)
+        try:
+            recipe = apply_point(context.recipe, point)
+            outcome = train_on_ray(recipe, context.prepared, folder, name=trial_id, callbacks=[_ReportToTune()])
+            best = _score(context, recipe, outcome.adapter, folder)
+            ended: dict[str, Any] = {
+                name: getattr(outcome, name) for name in ("steps", "total_steps", "stopped_early", "resident_share")
+            }
+        except GrunError as error:
+            # a point that cannot be trained is a result of the search and not the end of it
+            best, ended = _WORST, {"failure": f"{type(error).__name__}: {error}"}
+        record = record.model_copy(update={**ended, "done": True, "result": best})
+        record.write(folder)
+        tune.report({**best, "step": record.total_steps + 1, "scored": True})
+
+    return trial
+
+
+def _begin(folder: Path, trial_id: str, point: Mapping[str, Any]) -> TrialRecord:
+    """The record of a trial that starts, or that goes on after an interruption."""
+    before = next((record for record in read_trials(folder.parents[1]) if record.trial_id == trial_id), None)
+    record = before or TrialRecord(trial_id=trial_id, started=time.time(), point=dict(point))
+    record.write(folder)
+    return record
+
+
+def _score(context: TrialContext, recipe: Recipe, adapter: Path, folder: Path) -> dict[str, float]:
+    """Score the adapter at every threshold on validation rows, in a task beside the workers; return the best point."""
+    validation = recipe.replace({"evaluation": {"part": "validation"}})
+    evaluation = recipe.evaluation
+    task = ray.remote(score_adapter).options(num_cpus=evaluation.num_cpus, num_gpus=1 if evaluation.use_gpu else 0)
+    reports = ray.get(
+        task.remote(
+            validation,
+            context.prepared.folder,
+            context.prepared.base,
+            context.prepared.retain_only,
+            adapter,
+            folder / "evaluation",
+            list(context.thresholds),
+        )
+    )
+    points = [(r.value("forget_unseen/rouge_l_recall"), r.value("model_utility_ratio")) for r in reports.values()]
+    weight = recipe.sweep.utility_weight
+    forgetting, utility = max(points, key=lambda point: weight * point[1] - point[0])
+    return {FORGETTING: forgetting, UTILITY: utility, "probe/score": utility - forgetting}

@@ -1,0 +1,97 @@
+"""Train: one adapter, on Ray Train workers that share the frozen base by DeepSpeed; recorded and registered as candidate.
+
+    python pipelines/train.py [--recipe FILE] [--field value]
+
+The same command continues an interrupted run from its last checkpoint.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from grun.evaluation.figures import training_curves
+
+from grun.config import Recipe
+from pipelines.checks import check_rows
+from pipelines.cli import parse_command, run_command
+from pipelines.cluster import check_resources, connected
+from pipelines.console import progress, summary
+from pipelines.prepare import check, prepare
+from pipelines.prepared import Prepared
+from pipelines.recording import following, record_request, register
+from pipelines.tracking import Tracker
+from pipelines.trainer import TrainOutcome, claim_folder, total_steps, train_on_ray
+
+__all__ = ["main", "run_folder", "train"]
+
+_SECTIONS = ("seed", "data", "prompt", "model", "adapter", "objective", "train")
+
+
+def run_folder(recipe: Recipe) -> Path:
+    """Folder of the recipe's training run."""
+    return recipe.output.absolute() / "runs" / recipe.name
+
+
+def train(recipe: Recipe, prepared: Prepared, tracker: Tracker) -> tuple[TrainOutcome, int]:
+    """Train the recipe's adapter, record the run, and register the candidate. Needs a connected cluster.
+
+    Returns:
+        the outcome and the registered version.
+
+    Raises:
+        GrunError: what went wrong.
+    """
+    folder = run_folder(recipe)
+    claim_folder(folder, recipe, sections=_SECTIONS)
+    with tracker.run(recipe.name, key=f"train/{recipe.name}/{folder}", tags={"kind": "train"}) as run_id:
+        tracker.log_params(run_id, recipe.model_dump(mode="json", include=set(_SECTIONS)))
+        record_request(tracker, run_id, prepared.request)
+        spool = folder / "metrics.jsonl"
+        with (
+            progress("training", total_steps(recipe, prepared)) as advance,
+            following(tracker, run_id, spool, advance),
+        ):
+            outcome = train_on_ray(recipe, prepared, folder, name=recipe.name)
+        tracker.log_figure(run_id, training_curves(*read_spool(spool)), "figures/training.png")
+        version = register(tracker, recipe, run_id, outcome.adapter)
+    return outcome, version
+
+
+def read_spool(path: Path) -> tuple[list[int], dict[str, list[float]]]:
+    """Read a spool as steps and one list of values per metric; of a step that was run twice, the last counts."""
+    by_step = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        by_step[entry["step"]] = entry["metrics"]
+    steps = sorted(by_step)
+    names = by_step[steps[-1]].keys() if steps else ()
+    return steps, {name: [by_step[step].get(name, float("nan")) for step in steps] for name in names}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb."""
+    recipe, _options = parse_command("Train one adapter, record it, and register it as the candidate.", argv)
+    prepared = check(recipe)
+    with connected(recipe):
+        check_resources(recipe)
+        tracker = Tracker.open(recipe.tracking, recipe.output)
+        prepare(recipe, prepared)
+        check_rows(recipe, prepared)
+        outcome, version = train(recipe, prepared, tracker)
+    _steps, metrics = read_spool(run_folder(recipe) / "metrics.jsonl")
+    summary(
+        f"adapter for request {prepared.request.id}",
+        {
+            "adapter": str(outcome.adapter),
+            "steps": f"{outcome.steps} of {outcome.total_steps}",
+            "workers": f"{recipe.train.num_workers}, each holding {outcome.resident_share:.0%} of the base's parameters",
+            **{name: f"{values[0]:.4f} -> {values[-1]:.4f}" for name, values in metrics.items() if name.count("/") and values},
+            "registered": f"{recipe.registered_model} version {version}, alias candidate",
+        },
+        ["python pipelines/evaluate.py    score it", "python pipelines/promote.py    judge it and move the champion"],
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
