@@ -127,14 +127,10 @@ class PromotionPolicy:
 
 def _check_comparable(report: EvalReport, incumbent: EvalReport) -> None:
     """Numbers of different rows, or of different bases, say nothing about which adapter is better."""
-
-    def judged_on(judged: EvalReport) -> tuple[str, ...]:
-        return (judged.part, judged.base_digest, *(judged[c.metric].digest for c in _CRITERIA if c.metric in judged))
-
-    shared = {c.metric for c in _CRITERIA if c.metric in report and c.metric in incumbent}
-    same_rows = all(report[metric].digest == incumbent[metric].digest for metric in shared)
-    if not same_rows or (report.part, report.base_digest) != (incumbent.part, incumbent.base_digest):
+    shared = [criterion.metric for criterion in _CRITERIA if criterion.metric in incumbent]
+    mine, theirs = ((r.base_digest, r.part, *(r[metric].digest for metric in shared)) for r in (report, incumbent))
+    if mine != theirs:
         raise PromotionError(
-            "candidate and incumbent must be judged on the same base and rows, got reports on "
-            f"{judged_on(report)} and {judged_on(incumbent)}; evaluate both anew"
+            f"candidate and incumbent must be judged on the same base and rows, got base {mine[0][:12]} and part "
+            f"{mine[1]!r} against base {theirs[0][:12]} and part {theirs[1]!r}, or sets of other digests; evaluate both anew"
         )

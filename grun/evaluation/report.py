@@ -6,8 +6,9 @@
 | `<set>/probability_normalised` | utility sets, over the wrong answers |
 | `model_utility`, `model_utility_ratio` | utility and retain sets; the ratio is to the base's own |
 | `forget_quality`, `forget_quality_ks`, `forget_quality_log10_p` | forget sets, against a retain-only model |
-| `gate/auroc[_layer_<l>]`, `gate/false_open_rate[_layer_<l>]`, `gate/false_open_rate_upper95`, `gate/forget_open_rate` |
-  `forget_unseen` against `holdout` prompts, neither of which training saw |
+| `gate/auroc[_layer_<l>]` | unseen forget prompts against holdout prompts, neither of which training saw |
+| `gate/false_open_rate[_layer_<l>]`, `gate/false_open_rate_upper95` | holdout prompts |
+| `gate/forget_open_rate[_layer_<l>]` | unseen forget prompts |
 
 A metric whose rows lack what it needs (wrong answers, generations, gates) is absent. One that is not a finite number
 is null. Whoever decides by a metric reads it with :meth:`EvalReport.value`, which refuses both.
@@ -36,8 +37,13 @@ __all__ = ["EvalReport", "Metric", "Role", "ScoredSet", "summarise"]
 Role = Literal["forget", "forget_unseen", "retain", "utility", "holdout"]
 """What a set is for: questions to forget, the same in unseen words, kept and trained on, kept, never trained on."""
 
-UTILITY_TRUTH_RATIO = "truth_ratio_tofu_geometric"
+Direction = Literal["higher", "lower"]
+
+_UTILITY_TRUTH_RATIO = "truth_ratio_tofu_geometric"
 """The convention that enters model utility, TOFU's own."""
+
+_HIGHER_WHEN_FORGOTTEN = TRUTH_RATIOS.keys() - {"truth_ratio_grun"}
+"""Truth ratios that rise as a forget set is forgotten; GRUN's falls, as the right answer stands out less."""
 
 
 class Metric(Config):
@@ -47,7 +53,7 @@ class Metric(Config):
     """`part/quantity`, for instance `forget/rouge_l_recall`."""
     value: float | None
     """The number; null where it is not a finite one."""
-    direction: Literal["higher", "lower"]
+    direction: Direction
     """Which way is better."""
     num_samples: NonNegativeInt
     """Rows that it was computed from."""
@@ -226,25 +232,29 @@ def _set_metrics(scored: ScoredSet) -> list[Metric]:
     """The means over one set."""
     rows, kept = scored.rows, scored.side == "other"
     comparable = [row for row in rows if row.wrong_nll_means]
-
-    def metric(quantity: str, values: Sequence[float], *, higher: bool = kept) -> list[Metric]:
-        name, direction = f"{scored.name}/{quantity}", "higher" if higher else "lower"
-        return (
-            [Metric(name=name, value=fmean(values), direction=direction, num_samples=len(values), digest=scored.digest)]
-            if values
-            else []
-        )
-
-    metrics = metric("probability", [row.probability for row in rows])
+    values = {
+        "probability": [row.probability for row in rows],
+        "rouge_l_recall": [row.rouge_l_recall for row in rows if row.rouge_l_recall is not None],
+        **{
+            name: [ratio(row.base_nll_mean, row.wrong_nll_means, scored.side) for row in comparable]
+            for name, ratio in TRUTH_RATIOS.items()
+        },
+    }
     if scored.role == "utility":
-        normalised = [normalised_probability(row.answer_nll_mean, row.wrong_nll_means) for row in comparable]
-        metrics += metric("probability_normalised", normalised)
-    metrics += metric("rouge_l_recall", [row.rouge_l_recall for row in rows if row.rouge_l_recall is not None])
-    for name, ratio in TRUTH_RATIOS.items():
-        values = [ratio(row.base_nll_mean, row.wrong_nll_means, scored.side) for row in comparable]
-        # GRUN turns the forget score around: there, low means that the right answer no longer stands out
-        metrics += metric(name, values, higher=kept or name != "truth_ratio_grun")
-    return metrics
+        values["probability_normalised"] = [
+            normalised_probability(row.answer_nll_mean, row.wrong_nll_means) for row in comparable
+        ]
+    return [
+        Metric(
+            name=f"{scored.name}/{quantity}",
+            value=fmean(numbers),
+            direction="higher" if kept or quantity in _HIGHER_WHEN_FORGOTTEN else "lower",
+            num_samples=len(numbers),
+            digest=scored.digest,
+        )
+        for quantity, numbers in values.items()
+        if numbers
+    ]
 
 
 def _utility_numbers(scored: ScoredSet) -> list[float]:
@@ -254,7 +264,7 @@ def _utility_numbers(scored: ScoredSet) -> list[float]:
     """
     values = {metric.name.removeprefix(f"{scored.name}/"): metric.value for metric in _set_metrics(scored)}
     probability = "probability_normalised" if "probability_normalised" in values else "probability"
-    numbers = (values.get(quantity) for quantity in (probability, "rouge_l_recall", UTILITY_TRUTH_RATIO))
+    numbers = (values.get(quantity) for quantity in (probability, "rouge_l_recall", _UTILITY_TRUTH_RATIO))
     return [number for number in numbers if number is not None]
 
 
@@ -283,13 +293,14 @@ def _forget_quality_metrics(sets: Sequence[ScoredSet], retain_only_rows: Sequenc
     if not ours:
         return []
     quality = forget_quality(ours, theirs)
+
+    def metric(name: str, value: float, direction: Direction) -> Metric:
+        return Metric(name=name, value=value, direction=direction, num_samples=len(ours), digest=forget.digest)
+
     return [
-        Metric(name=name, value=value, direction=direction, num_samples=len(ours), digest=forget.digest)
-        for name, value, direction in (
-            ("forget_quality", quality.p_value, "higher"),
-            ("forget_quality_ks", quality.ks_statistic, "lower"),
-            ("forget_quality_log10_p", quality.log10_p, "higher"),
-        )
+        metric("forget_quality", quality.p_value, "higher"),
+        metric("forget_quality_ks", quality.ks_statistic, "lower"),
+        metric("forget_quality_log10_p", quality.log10_p, "higher"),
     ]
 
 
@@ -303,7 +314,7 @@ def _gate_metrics(sets: Sequence[ScoredSet], layers: Sequence[int], threshold: f
     num_open = round(false_open.any * len(ordinary_values))
     upper = clopper_pearson_upper(num_open, len(ordinary_values))
 
-    def metric(quantity: str, value: float, direction: Literal["higher", "lower"], group: Sequence[ScoredSet]) -> Metric:
+    def metric(quantity: str, value: float, direction: Direction, group: Sequence[ScoredSet]) -> Metric:
         count = sum(len(scored.rows) for scored in group)
         return Metric(name=f"gate/{quantity}", value=value, direction=direction, num_samples=count, digest=_joint_digest(group))
 
