@@ -73,11 +73,11 @@ PROMPTS = tuple(example.prompt_ids for example in EXAMPLES)
 def lm(request: pytest.FixtureRequest) -> FrozenLM:
     torch.manual_seed(0)
     config = AutoConfig.for_model(request.param, **CONFIGS[request.param])
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     # one word a token, so that equal texts mean equal tokens
     words = Tokenizer(models.WordLevel({f"w{index}": index for index in range(VOCAB)}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0", eos_token="w1")  # type: ignore[no-untyped-call]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0", eos_token="w1")
     return freeze(model, tokenizer, BaseInfo(request.param, None, "0" * 64))
 
 

@@ -88,7 +88,7 @@ def test_closed_gates_are_the_identity_in_bfloat16(tiny_lm: FrozenLM, adapter: A
 def test_scores_carry_gradients_to_the_whole_adapter_and_to_nothing_else(
     tiny_lm: FrozenLM, adapter: Adapter, batch: TokenBatch
 ) -> None:
-    IntervenedLM(tiny_lm, adapter).answers(batch).nll.sum().backward()  # type: ignore[no-untyped-call]
+    IntervenedLM(tiny_lm, adapter).answers(batch).nll.sum().backward()
     without = [name for name, p in adapter.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
     assert all(p.grad is None and not p.requires_grad for p in tiny_lm.model.parameters())
