@@ -121,6 +121,13 @@ def test_damaged_weights(folder: Path, damage: Callable[[Path], None]) -> None:
         load_frozen_lm(str(folder))
 
 
+def test_pickled_weights_are_never_read(folder: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(ModelError, match=r"safetensors.*; check or download it again"):
+        load_frozen_lm(str(folder))
+
+
 def test_folder_without_a_tokenizer(folder: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
