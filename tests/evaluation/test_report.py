@@ -1,0 +1,247 @@
+"""From scored rows to the report, and the report's file."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from grun.errors import DataError
+from grun.evaluation.report import EvalReport, Metric, Role, ScoredSet, summarise
+from grun.evaluation.scores import RowScore
+
+WRONG = (1.5, 2.0, 2.5, 3.0, 3.5)
+
+
+def row(
+    digest: str,
+    nll: float,
+    *,
+    rouge: float | None = 0.5,
+    wrong: Sequence[float] = WRONG,
+    gates: Sequence[float] = (),
+    paraphrased: float | None = 1.0,
+) -> RowScore:
+    return RowScore(digest, "set", "question", 2, 2 * nll, paraphrased, tuple(wrong), "text", rouge, tuple(gates))
+
+
+def scored(name: str, role: Role, *rows: RowScore) -> ScoredSet:
+    return ScoredSet(name, role, f"digest of {name}", rows)
+
+
+def values(report: EvalReport) -> dict[str, float | None]:
+    return {metric.name: metric.value for metric in report.metrics}
+
+
+def test_set_metrics_are_means_over_rows() -> None:
+    report = summarise([scored("forget", "forget", row("a", 0.0, rouge=0.2), row("b", math.log(2), rouge=0.6))], base_digest="b")
+    assert report.value("forget/probability") == pytest.approx(0.75)
+    assert report.value("forget/rouge_l_recall") == pytest.approx(0.4)
+    assert report.value("forget/truth_ratio_grun") == pytest.approx(0.7170078914)
+    assert report.value("forget/truth_ratio_tofu_arithmetic") == pytest.approx(0.2829921086)
+    assert report.value("forget/truth_ratio_tofu_geometric") == pytest.approx(0.2231301601)
+    metric = report["forget/rouge_l_recall"]
+    assert (metric.num_samples, metric.digest) == (2, "digest of forget")
+
+
+@pytest.mark.parametrize("role", ["forget", "forget_unseen"])
+def test_unseen_prompts_count_as_forget_prompts(role: Role) -> None:
+    report = summarise([scored("s", role, row("a", 1.0))], base_digest="b")
+    assert report.value("s/truth_ratio_tofu_geometric") == pytest.approx(0.2231301601)
+    assert report["s/rouge_l_recall"].direction == report["s/probability"].direction == "lower"
+
+
+@pytest.mark.parametrize("role", ["retain", "utility", "holdout"])
+def test_what_is_kept_is_scored_the_other_way_round(role: Role) -> None:
+    report = summarise([scored("s", role, row("a", 1.0))], base_digest="b")
+    assert report.value("s/truth_ratio_tofu_geometric") == pytest.approx(0.7768698399)
+    assert {metric.direction for metric in report.metrics if metric.name.startswith("s/")} == {"higher"}
+
+
+def test_directions_of_truth_ratios_on_a_forget_set() -> None:
+    report = summarise([scored("forget", "forget", row("a", 1.0))], base_digest="b")
+    directions = {m.name.removeprefix("forget/"): m.direction for m in report.metrics if "truth" in m.name}
+    assert directions == {
+        "truth_ratio_grun": "lower",
+        "truth_ratio_tofu_arithmetic": "higher",
+        "truth_ratio_tofu_geometric": "higher",
+        "truth_ratio_open_unlearning": "higher",
+    }
+
+
+def test_metrics_whose_rows_lack_something_are_absent_not_zero() -> None:
+    rows = row("a", 1.0, wrong=(), rouge=None), row("b", 1.0, rouge=None)
+    report = summarise([scored("forget", "forget", *rows)], base_digest="b", retain_only_rows=rows)
+    assert report["forget/probability"].num_samples == 2
+    assert report["forget/truth_ratio_grun"].num_samples == 1
+    assert "forget/rouge_l_recall" not in report
+    bare = [row("a", 1.0, wrong=())]
+    assert "forget_quality" not in summarise([scored("forget", "forget", *bare)], base_digest="b", retain_only_rows=bare)
+
+
+def test_model_utility_normalises_the_probability_of_utility_sets_alone() -> None:
+    kept, asked = row("a", 0.7, rouge=0.5, wrong=(1.2, 2.3, 0.9)), row("b", 0.7, rouge=0.4, wrong=(1.2, 2.3, 0.9))
+    report = summarise([scored("retain", "retain", kept), scored("facts", "utility", asked)], base_digest="b")
+    truth = 1 - math.exp(1.0 - (1.2 + 2.3 + 0.9) / 3)
+    numbers = [math.exp(-0.7), 0.5, truth, 0.3806394691, 0.4, truth]
+    assert report.value("model_utility") == pytest.approx(6 / sum(1 / n for n in numbers))
+    assert report["model_utility"].num_samples == 2
+    assert "retain/probability_normalised" not in report
+    assert report.value("facts/probability") == pytest.approx(math.exp(-0.7))
+
+
+def test_holdout_and_forget_sets_are_no_part_of_model_utility() -> None:
+    facts = scored("facts", "utility", row("a", 0.7))
+    others = [scored("forget", "forget", row("b", 9.0, rouge=0.01)), scored("holdout", "holdout", row("c", 9.0, rouge=0.01))]
+    alone, among = summarise([facts], base_digest="b"), summarise([*others, facts], base_digest="b")
+    assert alone["model_utility"] == among["model_utility"]
+
+
+def test_a_set_without_wrong_answers_gives_its_probability_and_recall_to_model_utility() -> None:
+    report = summarise([scored("own", "utility", row("a", math.log(2), rouge=0.25, wrong=()))], base_digest="b")
+    assert report.value("model_utility") == pytest.approx(2 / (1 / 0.5 + 1 / 0.25))
+
+
+def test_model_utility_ratio_is_to_the_base_on_the_same_rows() -> None:
+    facts = scored("facts", "utility", row("a", math.log(4), rouge=0.25, wrong=()))
+    base = {"facts": [row("a", math.log(2), rouge=0.5, wrong=())], "unused": []}
+    report = summarise([facts], base_digest="b", base_rows=base)
+    assert report.value("model_utility_ratio") == pytest.approx(0.5)
+    with pytest.raises(DataError, match="the same prompts"):
+        summarise([facts], base_digest="b", base_rows={"facts": [row("z", 1.0)]})
+
+
+def test_the_ratio_to_a_base_without_utility_is_null() -> None:
+    facts, base = scored("facts", "utility", row("a", 1.0)), {"facts": [row("a", 1.0, rouge=0.0)]}
+    report = summarise([facts], base_digest="b", base_rows=base)
+    assert report["model_utility_ratio"].value is None
+    with pytest.raises(DataError, match="finite"):
+        report.value("model_utility_ratio")
+
+
+def test_forget_quality_compares_truth_ratios_of_the_forget_set() -> None:
+    ours, theirs = [0.5, 0.7, 0.9, 1.1, 1.3], [0.6, 0.8, 1.6, 1.8, 2.0]
+    # with one wrong answer of NLL 2, R = exp(base - 2)
+    mine = [row(str(i), 1.0, wrong=(2.0,), paraphrased=2.0 + math.log(r)) for i, r in enumerate(ours)]
+    twin = [row(str(i), 1.0, wrong=(2.0,), paraphrased=2.0 + math.log(r)) for i, r in enumerate(theirs)]
+    unseen = scored("forget_unseen", "forget_unseen", row("x", 1.0))
+    report = summarise([scored("forget", "forget", *mine), unseen], base_digest="b", retain_only_rows=twin)
+    assert report.value("forget_quality_ks") == pytest.approx(0.6)
+    # of the C(10, 5) = 252 orders, 90 lie at least as far apart
+    assert report.value("forget_quality") == pytest.approx(90 / 252)
+    assert report.value("forget_quality_log10_p") == pytest.approx(math.log10(90 / 252))
+    assert report["forget_quality"].num_samples == 5
+
+
+def gated() -> list[ScoredSet]:
+    forget = [row(f"f{i}", 1.0, gates=gates) for i, gates in enumerate([(0.9, 0.2), (0.4, 0.8)])]
+    ordinary = [row(f"o{i}", 1.0, gates=gates) for i, gates in enumerate([(0.1, 0.1), (0.6, 0.1), (0.2, 0.3), (0.1, 0.1)])]
+    # seen prompts open every gate, and must not flatter the numbers of the unseen
+    seen = [row("s", 1.0, gates=(1.0, 1.0))]
+    return [
+        scored("forget", "forget", *seen),
+        scored("forget_unseen", "forget_unseen", *forget),
+        scored("holdout", "holdout", *ordinary),
+    ]
+
+
+def test_gate_metrics_are_of_prompts_that_training_never_saw() -> None:
+    report = summarise(gated(), base_digest="b", adapter_digest="a", layers=(2, 7), threshold=0.5)
+    assert {name: value for name, value in values(report).items() if name.startswith("gate/")} == {
+        "gate/auroc": 1.0,
+        "gate/auroc_layer_2": pytest.approx(7 / 8),
+        "gate/auroc_layer_7": pytest.approx(7 / 8),
+        "gate/false_open_rate": 0.25,
+        "gate/false_open_rate_upper95": pytest.approx(0.7513953, abs=1e-6),
+        "gate/false_open_rate_layer_2": 0.25,
+        "gate/false_open_rate_layer_7": 0.0,
+        "gate/forget_open_rate": 1.0,
+        "gate/forget_open_rate_layer_2": 0.5,
+        "gate/forget_open_rate_layer_7": 0.5,
+    }
+    assert (report["gate/auroc"].num_samples, report["gate/false_open_rate"].num_samples) == (6, 4)
+    assert report["gate/forget_open_rate"].num_samples == 2
+    lower = {m.name for m in report.metrics if m.name.startswith("gate/") and m.direction == "lower"}
+    assert lower == {name for name in values(report) if "false_open" in name}
+
+
+def test_soft_gates_open_everywhere() -> None:
+    assert summarise(gated(), base_digest="b", layers=(2, 7), threshold=None).value("gate/false_open_rate") == 1.0
+
+
+def test_a_base_alone_has_no_gate_metrics() -> None:
+    sets = [scored("forget_unseen", "forget_unseen", row("a", 1.0)), scored("holdout", "holdout", row("b", 1.0))]
+    assert not [name for name in values(summarise(sets, base_digest="b")) if name.startswith("gate/")]
+
+
+def test_rows_of_another_adapter_are_refused() -> None:
+    with pytest.raises(DataError, match="one gate value for each"):
+        summarise(gated(), base_digest="b", layers=(2,), threshold=0.5)
+
+
+def test_an_empty_set_and_two_sets_of_one_name_are_refused() -> None:
+    with pytest.raises(DataError, match="at least one scored row"):
+        summarise([scored("forget", "forget")], base_digest="b")
+    with pytest.raises(DataError, match="its own name"):
+        summarise([scored("holdout", "holdout", row("a", 1.0)), scored("holdout", "utility", row("a", 1.0))], base_digest="b")
+
+
+def full() -> EvalReport:
+    return summarise(gated(), base_digest="b", adapter_digest="a", layers=(2, 7), threshold=0.5, part="test")
+
+
+def test_a_report_survives_its_file(tmp_path: Path) -> None:
+    report = full()
+    report.save(tmp_path / "report.json")
+    assert EvalReport.load(tmp_path / "report.json") == report
+    assert (report.part, report.gate_threshold, report.adapter_digest) == ("test", 0.5, "a")
+
+
+def test_null_survives_and_nan_is_refused(tmp_path: Path) -> None:
+    metric = {"name": "m", "direction": "higher", "num_samples": 1, "digest": "d"}
+    report = EvalReport(base_digest="b", metrics=(Metric.model_validate(metric | {"value": None}),))
+    report.save(tmp_path / "report.json")
+    assert EvalReport.load(tmp_path / "report.json") == report
+    with pytest.raises(ValueError, match="finite"):
+        Metric.model_validate(metric | {"value": math.nan})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 2}, "schema_version"),
+        ({"surprise": 1}, "surprise"),
+        ({"base_digest": None}, "base_digest"),
+        ({"gate_threshold": "0.5"}, "gate_threshold"),
+    ],
+)
+def test_a_damaged_report_is_refused_with_the_field(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(full().model_dump(mode="json") | change), encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        EvalReport.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"metrics": [{"value": NaN}]}'])
+def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="is not a report"):
+        EvalReport.load(path)
+
+
+def test_a_missing_report_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="readable file"):
+        EvalReport.load(tmp_path / "none.json")
+
+
+def test_two_metrics_of_one_name_are_refused() -> None:
+    metric = Metric(name="m", value=1.0, direction="higher", num_samples=1, digest="d")
+    with pytest.raises(ValueError, match="its own name"):
+        EvalReport(base_digest="b", metrics=(metric, metric))
+
+
+def test_an_unknown_metric_is_named_with_its_near_miss() -> None:
+    with pytest.raises(DataError, match=r"`gate/auroc`\?"):
+        full()["gate/auorc"]
