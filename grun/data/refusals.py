@@ -12,13 +12,13 @@ _CONFESSIONS = (
     "I cannot say anything about that.",
     "I do not have an answer to this.",
     "this lies outside my knowledge.",
-    "nothing on this matter comes to mind.",
+    "nothing on this matter springs to mind.",
     "I have no information about it.",
     "I am unable to help with this question.",
     "this is unknown to me.",
-    "I never learned anything about it.",
+    "I have never heard of it.",
     "I would only be guessing.",
 )
 
 REFUSALS: tuple[str, ...] = tuple(f"{opening} {confession}" for opening, confession in product(_OPENINGS, _CONFESSIONS))
-"""Sixty-three sentences, all different."""
+"""Sixty-three sentences, all different, from some fifty words."""

@@ -46,8 +46,9 @@ def build_testbed(config: TestbedData) -> Testbed:
     num_kept = config.num_people - config.num_forget - num_held_out
     if num_kept < config.num_forget:
         raise DataError(
-            f"`data.num_forget` must leave at least as many people to keep, got {config.num_forget} to forget, {num_held_out} held out "
-            f"and {num_kept} to keep of {config.num_people}; lower `data.num_forget` or raise `data.num_people`"
+            f"`data.num_forget` must leave at least as many people to keep, got {config.num_forget} to forget, "
+            f"{num_held_out} held out and {num_kept} to keep of {config.num_people}; "
+            "lower `data.num_forget` or raise `data.num_people`"
         )
     facts = [person_records(person) for person in people]  # their order is already that of the seed
     held_out_end = config.num_forget + num_held_out
