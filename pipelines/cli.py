@@ -2,113 +2,280 @@
 
     schema defaults < recipe file < environment (GRUN_TRAIN__EPOCHS=5) < command line (--train.epochs 5)
 
-Values are YAML (`5`, `true`, `[3, 5]`, `null`), except that a text field takes its text as it stands; a plain comma
-list serves for a list.
+A value is written as in a recipe file (YAML), with three exceptions: a text field takes its text as it stands, so that
+`--request.id 007` stays `007`; a list may leave out its brackets; `none` clears a field that may be unset.
 """
 
 import argparse
+import functools
 import os
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from pydantic import Discriminator
 from pydantic_core import PydanticUndefined
 
-from grun.config import Recipe, merge, read_recipe_file
+from grun.config import Config, Recipe, merge, read_recipe_file
 from grun.errors import ConfigError, GrunError, near_miss
 from pipelines import console
 
 __all__ = ["RECIPES", "parse_command", "run_command"]
 
 RECIPES = Path(__file__).parent / "recipes"
+"""Recipes that can be given by bare name."""
+
 _PREFIX = "GRUN_"
+_METAVARS = {str: "TEXT", Path: "FOLDER", bool: "BOOL", int: "INT", float: "NUMBER", tuple: "LIST"}
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A section of the recipe, or a union of sections told apart by `kind`."""
+
+    path: str
+    summary: str
+    kinds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """A field as one kind of a union has it, or the field itself outside unions (kind "")."""
+
+    kind: str
+    annotation: Any
+    summary: str
+    default: Any
+
+    @property
+    def types(self) -> tuple[Any, ...]:
+        return tuple(_plain_types(self.annotation))
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that it is limited to, if it is."""
+        return tuple(str(word) for kind in self.types if get_origin(kind) is Literal for word in get_args(kind))
+
+    @property
+    def note(self) -> str:
+        """Choices and default, in brackets."""
+        limits = f"one of {', '.join(self.choices)}; " if len(self.choices) > 1 else ""
+        return f"[{limits}{'required' if self.default is PydanticUndefined else f'default: {_show(self.default)}'}]"
 
 
 @dataclass(frozen=True)
 class _Option:
-    """A leaf of the schema: one or more fields (of the members of a union) at one dotted path."""
+    """A leaf of the schema: all the fields at one dotted path."""
 
-    path: str
-    field: FieldInfo
-    default: Any
-    kinds: tuple[str, ...]
-    """The kinds of its union that have it; empty outside unions."""
+    section: _Section
+    name: str
+    variants: tuple[_Variant, ...]
 
     @property
-    def is_text(self) -> bool:
-        """Whether the value is taken as it stands."""
-        return any(leaf in (str, Path) or get_origin(leaf) is Literal for leaf in _leaves(self.field.annotation))
+    def path(self) -> str:
+        return f"{self.section.path}.{self.name}".lstrip(".")
 
     @property
-    def is_list(self) -> bool:
-        """Whether a comma list is meant."""
-        return any(get_origin(leaf) is tuple for leaf in _leaves(self.field.annotation))
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of the union that have it."""
+        return tuple(variant.kind for variant in self.variants)
 
+    @property
+    def metavar(self) -> str:
+        """What stands for the value in the help."""
+        if all(variant.choices for variant in self.variants):
+            return "CHOICE"
+        names = {_METAVARS.get(kind, "TEXT") for variant in self.variants for kind in variant.types if kind is not type(None)}
+        return names.pop() if len(names) == 1 else "TEXT"
+
+    @property
     def help(self) -> str:
-        """Docstring, choices, default, and the kinds it belongs to."""
-        choices = [
-            str(value) for leaf in _leaves(self.field.annotation) if get_origin(leaf) is Literal for value in get_args(leaf)
-        ]
-        parts = [" ".join((self.field.description or "").split())]
-        if choices and self.path.rsplit(".", 1)[-1] != "kind":
-            parts.append(f"One of: {', '.join(choices)}.")
-        if self.kinds:
-            parts.append(f"Kinds: {', '.join(self.kinds)}.")
-        shown = "unset" if self.default is None else "none, must be given" if self.default is PydanticUndefined else self.default
-        parts.append(f"Default: {shown}.")
-        return " ".join(part for part in parts if part).replace("%", "%%")
+        """Docstring, choices and default; one line for each group of kinds among which they are the same."""
+        notes = {variant.note for variant in self.variants}
+        shared = notes.pop() if len(notes) == 1 else ""
+        kinds_of: dict[str, list[str]] = {}
+        for variant in self.variants:
+            kinds_of.setdefault(variant.summary if shared else f"{variant.summary} {variant.note}", []).append(variant.kind)
+        is_common = len(kinds_of) == 1 and len(self.kinds) == max(1, len(self.section.kinds))
+        lines = [line if is_common else f"kind {', '.join(kinds)}: {line}" for line, kinds in kinds_of.items()]
+        return (" " if len(lines) == 1 else "\n").join([*lines, *filter(None, [shared])])
+
+    def read(self, text: str) -> Any:
+        """Turn what was typed into what a recipe file would hold; the schema validates it later."""
+        types = {kind for variant in self.variants for kind in variant.types}
+        if type(None) in types and text.strip().lower() in ("none", "null"):
+            return None
+        if types & {str, Path} or any(variant.choices for variant in self.variants):
+            return text
+        if tuple in types and not text.lstrip().startswith("["):
+            text = f"[{text}]"
+        try:
+            return yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError):  # ValueError: looks like a date and is none
+            return text  # the schema says what was expected
 
 
-def _leaves(annotation: Any) -> Iterator[Any]:
-    """The members of nested unions and annotations."""
-    arguments = get_args(annotation)
-    if get_origin(annotation) in (tuple, Literal) or not arguments:
-        yield annotation
-        return
-    for argument in arguments:
-        if isinstance(argument, type) or get_origin(argument) is not None:
-            yield from _leaves(argument)
+def _plain_types(annotation: Any) -> Iterator[Any]:
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from _plain_types(member)
+    elif origin is Annotated:
+        yield from _plain_types(get_args(annotation)[0])
+    else:
+        yield tuple if origin is tuple else annotation
 
 
-def _options(model: type[BaseModel], prefix: str = "", default: Any = None, kinds: tuple[str, ...] = ()) -> dict[str, _Option]:
-    """Every leaf below a section, by dotted path."""
-    found: dict[str, _Option] = {}
-    for name, field in model.model_fields.items():
-        path = f"{prefix}{name}"
-        value = getattr(default, name, None) if isinstance(default, model) else field.get_default(call_default_factory=True)
-        sections = [leaf for leaf in _leaves(field.annotation) if isinstance(leaf, type) and issubclass(leaf, BaseModel)]
-        if not sections:
-            found[path] = _Option(path, field, value, kinds)
-        for section in sections:
-            kind = (section.model_fields["kind"].default,) if len(sections) > 1 else ()
-            for key, option in _options(section, f"{path}.", value, kind).items():
-                known = found.get(key)
-                # a field that several kinds share is one option
-                found[key] = option if known is None else _Option(key, known.field, known.default, known.kinds + option.kinds)
-    return found
+def _members(annotation: Any) -> list[type[Config]]:
+    """The sections that an annotation names: none for a leaf, several for a union."""
+    return [member for member in _plain_types(annotation) if isinstance(member, type) and issubclass(member, Config)]
 
 
-def _read(option: _Option, text: str) -> Any:
-    if text.strip().lower() in ("null", "none", "~"):
-        return None
-    if option.is_text:
-        return text
-    if option.is_list and not text.strip().startswith("["):
-        text = f"[{text}]"
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text  # the schema says what was expected
+def _show(value: Any) -> str:
+    """A default in the way it would be typed."""
+    if isinstance(value, tuple):
+        return ",".join(map(_show, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def _leaves(model: type[Config], section: _Section, default: Config | None, kind: str = "") -> Iterator[_Option]:
+    """Every leaf below a section, once for each kind that has it."""
+    # a section's own fields before the sections inside it
+    for name, field in sorted(model.model_fields.items(), key=lambda item: bool(_members(item[1].annotation))):
+        value = field.get_default(call_default_factory=True) if default is None else getattr(default, name)
+        members = _members(field.annotation)
+        path = f"{section.path}.{name}".lstrip(".")
+        if len(members) == 1:
+            below = _Section(path, _one_line(members[0].__doc__))
+            yield from _leaves(members[0], below, value if isinstance(value, members[0]) else None)
+        elif members:
+            union = {str(member.model_fields["kind"].default): member for member in members}
+            below = _Section(path, _one_line(field.description), tuple(union))
+            for key, member in union.items():
+                described = _Variant(key, member.model_fields["kind"].annotation, _one_line(member.__doc__), value.kind)
+                yield _Option(below, "kind", (described,))
+                yield from _leaves(member, below, value if isinstance(value, member) else None, key)
+        elif not kind or name != "kind":
+            yield _Option(section, name, (_Variant(kind, field.annotation, _one_line(field.description), value),))
+
+
+@functools.cache
+def _schema_options() -> Mapping[str, _Option]:
+    """Every option by dotted path; a field that several kinds share is one option."""
+    options: dict[str, _Option] = {}
+    for leaf in _leaves(Recipe, _Section("", "The run as a whole."), Recipe()):
+        known = options.get(leaf.path)
+        options[leaf.path] = _Option(leaf.section, leaf.name, (*known.variants, *leaf.variants)) if known else leaf
+    return options
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Wraps to the width of the terminal, keeps line breaks, and starts every explanation on a line of its own."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=8)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return [part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""]]
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + part for part in self._split_lines(text, width - len(indent)))
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises our errors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; `--help` lists all options")
+
+    def print_help(self, file: Any = None) -> None:  # noqa: ARG002 - argparse's signature
+        console.result(self.format_help())
+
+
+def _parser(description: str, options: Mapping[str, _Option], extra: Callable[[argparse.ArgumentParser], None] | None) -> _Parser:
+    command = f"python pipelines/{Path(sys.argv[0]).name}"
+    parser = _Parser(
+        usage=f"{command} [--recipe FILE] [--field value ...]",
+        description=f"{description}\n\nexamples:\n"
+        f"  {command}\n      the embedded default: no file, no network, no GPU\n"
+        f"  {command} --recipe my.yaml --train.epochs 5\n      a recipe file, with one field changed\n"
+        f"  {_PREFIX}TRAIN__EPOCHS=5 {command}\n      the same by the environment, `__` between the levels",
+        epilog="The command line wins over the environment, the environment over the recipe file, the file over the defaults.\n"
+        "Values are written as in a recipe file: 5, 4e-3, true. A list is 3,5 or [3,5]. `none` clears a field that may be unset. "
+        "Where a section has kinds, a field marked `kind ...` belongs to those only.",
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    shipped = ", ".join(_recipe_names())
+    parser.add_argument("--recipe", metavar="FILE", help=f"A YAML recipe, or the name of one in pipelines/recipes: {shipped}.")
+    if extra is not None:
+        extra(parser)
+    groups: dict[str, Any] = {}
+    for path, option in options.items():
+        section = option.section
+        if section.path not in groups:
+            groups[section.path] = parser.add_argument_group(section.path or "run", section.summary)
+        text = option.help.replace("%", "%%")
+        groups[section.path].add_argument(f"--{path}", dest=path, default=argparse.SUPPRESS, metavar=option.metavar, help=text)
+    return parser
+
+
+def _not_understood(parser: _Parser, argument: str) -> ConfigError:
+    """The error for an argument that the parser has no use for."""
+    name = argument.split("=")[0]
+    if name.startswith("-"):
+        known = [option for action in parser._actions for option in action.option_strings]
+        return ConfigError(f"unknown option `{name}`{near_miss(name, known)}; `--help` lists all options")
+    return ConfigError(f"every value must follow its option, got {argument!r} alone; write `--field value`, and a list as 3,5")
+
+
+def _recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def _find_recipe(name: str) -> Path:
+    """A path, or the bare name of a recipe of ours; ConfigError where it is neither."""
+    for path in (Path(name), RECIPES / name, RECIPES / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    names = _recipe_names()
+    raise ConfigError(
+        f"`--recipe` must be a file or one of the recipes {', '.join(names)}, got {name!r}{near_miss(Path(name).stem, names)}"
+    )
+
+
+def _from_environment(options: Mapping[str, _Option]) -> dict[str, Any]:
+    """Values of the `GRUN_...` variables by dotted path; ConfigError where one names no field, or two the same."""
+    paths = {f"{_PREFIX}{path.replace('.', '__')}".upper(): path for path in options}
+    values: dict[str, Any] = {}
+    for variable, text in os.environ.items():
+        name = variable.upper()
+        if not name.startswith(_PREFIX):
+            continue
+        if name not in paths:
+            raise ConfigError(
+                f"a variable `{_PREFIX}...` must name a field of the recipe, got `{variable}`{near_miss(name, paths)}; "
+                "rename or unset it"
+            )
+        if paths[name] in values:
+            raise ConfigError(f"a field must be set by one variable, got `{name}` in two spellings; unset one")
+        values[paths[name]] = options[paths[name]].read(text)
+    return values
 
 
 def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted path as nested sections."""
     nested: dict[str, Any] = {}
     for path, value in values.items():
         *parents, leaf = path.split(".")
@@ -119,69 +286,36 @@ def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises our errors and knows near misses."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see --help")
+def _fields_of_kind(section: str, kind: str) -> set[str]:
+    return {option.name for option in _schema_options().values() if option.section.path == section and kind in option.kinds}
 
 
-def _parser(description: str, options: Mapping[str, _Option], extra: Callable[[argparse.ArgumentParser], None] | None) -> _Parser:
-    script = Path(sys.argv[0]).name
-    parser = _Parser(
-        usage=f"python pipelines/{script} [--recipe FILE] [--FIELD VALUE ...]",
-        description=description,
-        epilog="Every field can also be set in a recipe file or by an environment variable, for instance GRUN_TRAIN__EPOCHS=5. "
-        "The command line wins over the environment, the environment over the recipe, the recipe over the defaults.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--recipe", metavar="FILE", help="a YAML file with sections and fields, or the name of one in pipelines/recipes"
-    )
-    if extra is not None:
-        extra(parser)
-    groups: dict[str, Any] = {"": parser.add_argument_group("run")}
-    for path, option in options.items():
-        section = path.split(".")[0] if "." in path else ""
-        if section not in groups:
-            documentation = Recipe.model_fields[section].description
-            groups[section] = parser.add_argument_group(section, documentation)
-        groups[section].add_argument(f"--{path}", dest=path, default=argparse.SUPPRESS, metavar="VALUE", help=option.help())
-    return parser
-
-
-def _recipe_path(name: str) -> Path:
-    """A path, or the bare name of a recipe of ours.
-
-    Raises:
-        ConfigError: neither.
-    """
-    for path in (Path(name), RECIPES / name, RECIPES / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    raise ConfigError(f"`--recipe` must be a file or one of {names}, got {name!r}{near_miss(name, names)}")
-
-
-def _environment(options: Mapping[str, _Option]) -> dict[str, Any]:
-    """Values of `GRUN_...` variables, by dotted path.
-
-    Raises:
-        ConfigError: a variable that names no field.
-    """
-    names = {path.replace(".", "__").upper(): path for path in options}
-    values = {}
-    for variable, text in os.environ.items():
-        if not variable.upper().startswith(_PREFIX):
+def _lay_over(below: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge, letting the schema infer a kind from the fields where it can: `data.path` alone turns the testbed into a folder."""
+    for name, field in Recipe.model_fields.items():
+        values, old = layer.get(name), below.get(name)
+        infer = next((mark.discriminator for mark in field.metadata if isinstance(mark, Discriminator)), None)
+        if not callable(infer) or not isinstance(values, Mapping) or not isinstance(old, Mapping) or "kind" in values:
             continue
-        name = variable[len(_PREFIX) :].upper()
-        if name not in names:
-            known = [f"{_PREFIX}{key}" for key in names]
+        # the kind below stays unless the inferred one has more of the fields that are given
+        candidates = (str(old.get("kind")), str(infer(values)))
+        kind = max(candidates, key=lambda candidate: len(values.keys() & _fields_of_kind(name, candidate)))
+        layer = merge({name: {"kind": kind}}, layer)
+    return merge(below, layer)
+
+
+def _check_kinds(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse with ConfigError a field that the kind in effect does not have, and name the kinds that have it."""
+    for option in map(_schema_options().__getitem__, given):
+        section: Any = values
+        for part in option.path.split(".")[:-1]:
+            section = section.get(part, {})
+        kind = section.get("kind")
+        if kind in option.section.kinds and kind not in option.kinds:
             raise ConfigError(
-                f"an environment variable `{_PREFIX}...` must name a field, got `{variable}`{near_miss(variable.upper(), known)}"
+                f"`{option.path}` is a field of kind {' or '.join(option.kinds)}, got it with kind {kind}; "
+                f"drop it or set `--{option.section.path}.kind {option.kinds[0]}`"
             )
-        values[names[name]] = _read(options[names[name]], text)
-    return values
 
 
 def parse_command(
@@ -189,59 +323,77 @@ def parse_command(
     argv: Sequence[str] | None = None,
     *,
     extra: Callable[[argparse.ArgumentParser], None] | None = None,
+    default_recipe: Path | None = None,
+    sections: tuple[str, ...] | None = None,
 ) -> tuple[Recipe, argparse.Namespace]:
-    """Read recipe, environment and command line into one validated recipe.
+    """Read defaults, recipe file, environment and command line into one validated recipe; `--help` prints and exits.
 
     Args:
+        description: what the verb does, in a sentence.
+        argv: the arguments; None: those of the process.
         extra: adds a verb's own options to the parser.
+        default_recipe: recipe file where none is given.
+        sections: top-level sections whose fields are options of this verb; None: all. `name`, `seed` and `output` always are.
 
     Returns:
-        the recipe, and the verb's own options.
+        the recipe, and the values of the verb's own options.
 
     Raises:
         ConfigError: whatever is wrong, with the near miss of an unknown name.
     """
-    options = _options(Recipe, default=Recipe())
-    parser = _parser(description, options, extra)
-    given, unknown = parser.parse_known_args(argv)
-    if unknown:
-        name = unknown[0].split("=")[0]
-        known = [option for action in parser._actions for option in action.option_strings]
-        raise ConfigError(f"unknown option `{name}`{near_miss(name, known)}; see --help")
-    values = vars(given)
-    recipe_file = _recipe_path(given.recipe) if given.recipe else None
-    where = f"recipe {str(recipe_file)!r}" if recipe_file else "the command line"
-    below = read_recipe_file(recipe_file) if recipe_file else {}
-    if recipe_file:
-        Recipe.parse(below, where=where)
-    set_here = {path: _read(options[path], text) for path, text in values.items() if path in options}
-    layers = merge(merge(below, _nest(_environment(options))), _nest(set_here))
-    return Recipe.parse(layers, where=where), given
+    options = _schema_options()
+    offered = {
+        path: option
+        for path, option in options.items()
+        if sections is None or not option.section.path or path.split(".")[0] in sections
+    }
+    parser = _parser(description, offered, extra)
+    arguments, rest = parser.parse_known_args(argv)
+    if rest:
+        raise _not_understood(parser, rest[0])
+    own = vars(arguments)
+    name = own.pop("recipe")
+    file = _find_recipe(name) if name is not None else default_recipe
+    typed = {path: options[path].read(own.pop(path)) for path in [path for path in own if path in options]}
+    environment = _from_environment(options)
+    layers = {
+        f"recipe {str(file)!r}": read_recipe_file(file) if file is not None else {},
+        "the environment": _nest(environment),
+        "the command line": _nest(typed),
+    }
+    values = functools.reduce(_lay_over, layers.values(), Recipe().model_dump(mode="json"))
+    _check_kinds(values, {**environment, **typed})
+    where = " with ".join(source for source, layer in layers.items() if layer) or "the default"
+    return Recipe.parse(values, where=where), argparse.Namespace(**own)
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run a verb and end the process with a status that tells the truth.
 
-    0 done, 1 a defect of ours, 2 a mistake that the user can mend, 130 interrupted; a verb may add its own.
+    0 done, 1 a defect of ours, 2 a mistake that the user can mend, 130 interrupted (SIGINT or SIGTERM), 141 the reader of
+    the output went away; a verb may add its own.
     """
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(_status_of(main))
 
-    def interrupt(_signal: int, _frame: object) -> None:
-        raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _status_of(main: Callable[[], int]) -> int:
     try:
-        status = main()
+        return main()
     except GrunError as error:
         console.error(str(error))
-        status = 2
-    except KeyboardInterrupt:
+        return 2
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # once it runs, Ray has its own handler of SIGTERM in place of ours, which exits with the number of the signal
+        if isinstance(stop, SystemExit) and stop.code != signal.SIGTERM:
+            raise
         console.note("interrupted; the same command continues where this one stopped")
-        status = 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
-    except Exception:  # noqa: BLE001 - the last resort of a process
+        return 130
+    except Exception:  # noqa: BLE001 - the last resort of a process, which shows it in full
         traceback.print_exc()
         console.error("this is a defect of the program, not of your input; please report it with the lines above")
-        status = 1
-    sys.exit(status)
+        return 1

@@ -1,103 +1,135 @@
-"""What people see: progress on stderr, results on stdout, nothing that a pipe could not take."""
+"""What people see: notes and progress on stderr, results on stdout; on a terminal with colour and bars, in a log as plain lines.
 
-import sys
+Text is always literal: no markup, no emoji codes, so that data can never change how a line looks.
+"""
+
+import os
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, Group
+from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from grun.errors import ConfigError
 
-__all__ = ["check_writable", "error", "note", "progress", "summary"]
+__all__ = ["check_writable", "error", "note", "progress", "result", "summary"]
 
-_stderr = Console(stderr=True, highlight=False)
-_stdout = Console(highlight=False, soft_wrap=True)
+PIPE_CLOSED = 141
+"""Exit status of a process that SIGPIPE ended: what the shell reports when a reader goes away."""
+
+
+class _Console(Console):
+    """Rich's console, with text taken literally and a closed pipe reported in the exit status."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        """End without a word: there is nobody left to read one."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())  # or the interpreter complains when it flushes at exit
+        raise SystemExit(PIPE_CLOSED)
+
+
+_stderr = _Console(stderr=True)
+_stdout = _Console()
+
+# `soft_wrap` below leaves long lines to the terminal: a path that is broken in two can be neither copied nor searched
 
 
 def note(text: str) -> None:
     """Say something in passing."""
-    _stderr.print(f"[dim]·[/dim] {escape(text)}", soft_wrap=True)
+    _stderr.print(text, soft_wrap=True)
 
 
 def error(text: str) -> None:
     """Say what is wrong."""
-    _stderr.print(f"[bold red]error:[/bold red] {escape(text)}", soft_wrap=True)
+    _stderr.print(Text.assemble(("error:", "bold red"), " ", text), soft_wrap=True)
+
+
+def result(text: str) -> None:
+    """Print a text that was asked for, as it is."""
+    _stdout.print(text, soft_wrap=True, end="")
 
 
 def summary(title: str, rows: Mapping[str, str], next_steps: Sequence[str] = ()) -> None:
-    """Print a result: a title, lines of name and value, and where to go next."""
-    table = Table(
-        title=escape(title), title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2, 0, 0)
-    )
+    """Print a result: a title, a name and a value on each line, and commands to go on with."""
+    if not _stdout.is_terminal:
+        width = max(map(len, rows), default=0)
+        lines = [f"  {name:<{width}}  {value}" for name, value in rows.items()]
+        _stdout.print("\n".join([title, *lines, *(f"next: {step}" for step in next_steps)]), soft_wrap=True)
+        return
+    table = Table.grid(padding=(0, 2))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(escape(name), escape(value))
-    _stdout.print()
-    _stdout.print(table)
-    for step in next_steps:
-        _stdout.print(f"  next: {escape(step)}")
+        table.add_row(Text(name), Text(value))
+    steps = [Text(f"next: {step}", style="dim") for step in next_steps]
+    _stdout.print(Panel(Group(table, *steps), title=Text(title, style="bold"), title_align="left", expand=False))
 
 
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far some work is; yields a function that takes the number of further units done.
+    """Show how far some work is: a bar on a terminal, elsewhere a line for every tenth.
 
-    On a terminal a bar; elsewhere a line for every tenth.
+    Yields:
+        a function that takes the number of units done since the last call.
     """
     if not _stderr.is_terminal:
-        yield _plain(description, total)
+        yield _plain_progress(description, total)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_stderr) as bar:
-        task = bar.add_task(escape(description), total=total)
-
-        def advance(amount: int) -> None:
-            bar.advance(task, amount)
-
-        yield advance
+    shown = TextColumn("{task.description}", markup=False)
+    with Progress(shown, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=_stderr) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda amount: bar.advance(task, amount)
 
 
-def _plain(description: str, total: int) -> Callable[[int], None]:
-    done, shown = 0, 0
+def _plain_progress(description: str, total: int) -> Callable[[int], None]:
+    start, done, tenths = time.monotonic(), 0, 0
 
     def advance(amount: int) -> None:
-        nonlocal done, shown
+        nonlocal done, tenths
         done = min(total, done + amount)
-        tenth = 10 * done // max(1, total)
-        if tenth > shown:
-            shown = tenth
-            print(f"{description}: {done}/{total}", file=sys.stderr, flush=True)
+        reached = 10 * done // total if total else 0
+        if reached > tenths:
+            tenths = reached
+            _stderr.print(
+                f"{description}: {10 * tenths} % ({done}/{total}) after {time.monotonic() - start:.0f} s", soft_wrap=True
+            )
 
     return advance
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse an output folder that cannot be written, without leaving anything behind.
+    """Check that an output folder exists or can be made, and can be written to; leaves nothing behind.
 
     Raises:
         ConfigError: with the folder and the system's reason.
     """
-    existing = folder.absolute()
-    missing: list[Path] = []
-    while not existing.exists():
-        missing.append(existing)
-        existing = existing.parent
     try:
-        for parent in reversed(missing):
-            parent.mkdir()
-        probe = folder / ".write-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as reason:
+        existing = _nearest_existing(folder.absolute())
+        # a real file rather than the permission bits, which mean nothing to root, on read-only mounts and in /proc
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except (OSError, ValueError) as reason:
+        why = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
         raise ConfigError(
-            f"`output` must be a folder that can be written, got {str(folder)!r} ({reason.strerror}); choose another"
+            f"`output` must be a folder that can be written to, got {str(folder)!r} ({why}); choose another with `--output`"
         ) from None
-    finally:
-        for parent in missing:
-            if parent.is_dir():
-                parent.rmdir()
+
+
+def _nearest_existing(path: Path) -> Path:
+    """The path itself, or the closest of its parents that is there, be it a folder or not."""
+    for candidate in (path, *path.parents):
+        try:
+            candidate.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        return candidate
+    raise FileNotFoundError(path)
