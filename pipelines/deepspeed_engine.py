@@ -17,11 +17,8 @@ from grun.training import TorchEngine
 
 __all__ = ["DeepSpeedEngine", "resident_share", "zero3_config"]
 
-_PERSISTENT_PARAMETERS = 10_000
-"""Tensors below this size (norms, biases) stay whole: gathering them costs more than they weigh."""
 
-
-def zero3_config(*, dtype: str, layer_parameters: int) -> dict[str, Any]:
+def zero3_config(*, dtype: str, hidden_size: int, layer_parameters: int) -> dict[str, Any]:
     """DeepSpeed settings that keep about three gathered blocks alive at a time.
 
     The default limit of a billion live parameters would gather a small or middle-sized base whole.
@@ -31,7 +28,8 @@ def zero3_config(*, dtype: str, layer_parameters: int) -> dict[str, Any]:
         "bf16": {"enabled": dtype == "bfloat16"},
         "zero_optimization": {
             "stage": 3,
-            "stage3_param_persistence_threshold": _PERSISTENT_PARAMETERS,
+            # norms and biases stay whole: gathering them costs more than they weigh
+            "stage3_param_persistence_threshold": 4 * hidden_size,
             "stage3_prefetch_bucket_size": max(1, layer_parameters // 6),
             "stage3_max_live_parameters": 3 * layer_parameters,
             "stage3_max_reuse_distance": 0,
@@ -57,7 +55,7 @@ class DeepSpeedEngine(TorchEngine):
         layer_parameters = 4 * text.hidden_size**2 + 3 * text.hidden_size * getattr(
             text, "intermediate_size", 4 * text.hidden_size
         )
-        settings = zero3_config(dtype=model.dtype, layer_parameters=layer_parameters)
+        settings = zero3_config(dtype=model.dtype, hidden_size=text.hidden_size, layer_parameters=layer_parameters)
         # transformers keeps only a weak reference: while this lives, from_pretrained loads one module at a time into shards
         self._loading = HfDeepSpeedConfig(settings)
         lm = load_frozen_lm(folder, revision=model.revision, dtype=model.dtype, pad_token=model.pad_token, device=None)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from pydantic import Field
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
@@ -55,7 +56,7 @@ class TrialRecord(Config):
     """Whether ASHA ended it."""
     resident_share: float = 1.0
     """Largest share of the base's parameters that a worker held between steps."""
-    result: dict[str, float] = {}
+    result: dict[str, float] = Field(default_factory=dict)
     """The objectives at the trial's best threshold."""
 
     def write(self, folder: Path) -> None:

@@ -8,16 +8,19 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveInt, ValidationError
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from grun import __version__
 from grun.config import AdapterConfig, Config, PromptConfig
-from grun.errors import AdapterError
+from grun.errors import AdapterError, ConfigError
 from grun.interventions import Adapter, build_adapter
 from grun.lm import BaseInfo, FrozenLM
 
@@ -33,6 +36,8 @@ __all__ = [
 ]
 
 ADAPTER_CONFIG, ADAPTER_TENSORS = "adapter_config.json", "adapter.safetensors"
+
+_ORTHONORMAL_WITHIN = 1e-4
 
 
 class AdapterCard(Config):
@@ -58,7 +63,7 @@ class AdapterCard(Config):
     """Pad token that was named for a tokenizer without one."""
     request_ids: tuple[str, ...] = ()
     """The unlearning requests that it answers for."""
-    data_digests: dict[str, str] = {}
+    data_digests: dict[str, str] = Field(default_factory=dict)
     """Content digests of forget, retain and holdout set."""
     prompt: PromptConfig = PromptConfig()
     """How prompts were built in training; a gate knows no other."""
@@ -92,15 +97,28 @@ def _write(folder: Path, card: AdapterCard, tensors: bytes) -> Path:
         partial.mkdir(parents=True)
         (partial / ADAPTER_TENSORS).write_bytes(tensors)
         (partial / ADAPTER_CONFIG).write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.replace(folder)
+        _put(partial, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise AdapterError(
             f"an adapter folder must be writable, got {str(folder)!r} ({error.strerror}); choose another `output`"
         ) from None
     return folder
+
+
+def _put(partial: Path, folder: Path) -> None:
+    """Move a finished folder to its name; an older adapter there goes only once the new one stands."""
+    if not folder.exists():
+        partial.replace(folder)
+        return
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    if not names <= {ADAPTER_CONFIG, ADAPTER_TENSORS}:
+        shutil.rmtree(partial)
+        raise AdapterError(f"only an adapter may be replaced by an adapter, got {str(folder)!r} with {sorted(names)}; choose another place")
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    folder.replace(old)
+    partial.replace(folder)
+    shutil.rmtree(old)
 
 
 def read_card(folder: Path) -> AdapterCard:
@@ -123,7 +141,10 @@ def read_card(folder: Path) -> AdapterCard:
         raise AdapterError(
             f"`{ADAPTER_CONFIG}` must be as this version writes it, got {str(folder)!r}: {detail}; export it again"
         ) from None
-    digest = hashlib.sha256((folder / ADAPTER_TENSORS).read_bytes()).hexdigest()
+    try:
+        digest = hashlib.sha256((folder / ADAPTER_TENSORS).read_bytes()).hexdigest()
+    except OSError as error:
+        raise AdapterError(f"`{ADAPTER_TENSORS}` must be a readable file, got {str(folder)!r} ({error.strerror})") from None
     if digest != card.tensors_sha256:
         raise AdapterError(
             f"`{ADAPTER_TENSORS}` must be as it was written, got other bytes in {str(folder)!r} "
@@ -161,12 +182,33 @@ def load_adapter(folder: Path, lm: FrozenLM) -> tuple[Adapter, AdapterCard]:
             f"an adapter loads only on the base it was trained on, got one for {card.base_name!r} (digest {card.base_digest[:12]}) "
             f"and the base {lm.info.name!r} (digest {lm.info.digest[:12]}); name that base by `model.path`"
         )
-    adapter = build_adapter(card.adapter, hidden_size=card.hidden_size, num_layers=card.num_layers, seed=0)
+    if (card.hidden_size, card.num_layers) != (lm.hidden_size, lm.num_layers):
+        raise AdapterError(
+            f"an adapter must be of its base's shape, got {card.num_layers} blocks of width {card.hidden_size} for a base of "
+            f"{lm.num_layers} blocks of width {lm.hidden_size}; its configuration is damaged, fetch it again"
+        )
     try:
-        adapter.load_state_dict(load_file(folder / ADAPTER_TENSORS))
-    except (SafetensorError, RuntimeError, OSError) as error:
+        adapter = build_adapter(card.adapter, hidden_size=card.hidden_size, num_layers=card.num_layers, seed=0)
+        tensors = load_file(folder / ADAPTER_TENSORS)
+        adapter.load_state_dict(tensors)
+    except (ConfigError, SafetensorError, RuntimeError, OSError) as error:
         detail = " ".join(str(error).split())
         raise AdapterError(
             f"`{ADAPTER_TENSORS}` must hold the tensors its configuration names, got {str(folder)!r}: {detail}"
         ) from None
+    _check_sound(adapter, tensors, folder)
     return adapter.to(lm.device).eval(), card
+
+
+@torch.no_grad()
+def _check_sound(adapter: Adapter, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Refuse numbers that no training of ours leaves behind: they would load, and then do something else."""
+    unsound = [name for name, p in adapter.named_parameters() if tensors[name].dtype != p.dtype or not bool(p.isfinite().all())]
+    for layer, gated in adapter:
+        basis = gated.intervention.basis
+        if float((basis.T @ basis - torch.eye(basis.shape[1])).abs().max()) > _ORTHONORMAL_WITHIN:
+            unsound.append(f"the basis of layer {layer}")
+    if unsound:
+        raise AdapterError(
+            f"an adapter must be finite, in float32 and with an orthonormal basis, got {unsound} otherwise in {str(folder)!r}; fetch it again"
+        )

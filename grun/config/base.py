@@ -41,9 +41,8 @@ def _annotation_at(root: type[BaseModel], path: tuple[Any, ...]) -> Any:
     """Follow an error location through the schema; union tags and indices do not move it."""
     annotation: Any = root
     for part in path:
-        candidates = [annotation, *get_args(annotation)]
-        for nested in [arg for candidate in candidates for arg in get_args(candidate)]:
-            candidates.append(nested)
+        members = [annotation, *get_args(annotation)]
+        candidates = [*members, *(arg for member in members for arg in get_args(member))]
         for model in candidates:
             if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
                 annotation = model.model_fields[part].annotation

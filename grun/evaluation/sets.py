@@ -16,10 +16,9 @@ from typing import Literal
 from grun.data.prompts import Example, PromptEncoder
 from grun.data.records import QARecord, Record, TextRecord
 from grun.data.splits import Splits, in_part
+from grun.evaluation.report import Role
 
-__all__ = ["EvalPrompt", "EvalSet", "Role", "evaluation_sets"]
-
-Role = Literal["forget", "forget_unseen", "holdout", "utility"]
+__all__ = ["EvalPrompt", "EvalSet", "evaluation_sets"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,10 @@ def evaluation_sets(splits: Splits, *, part: str = "all", max_rows: int | None =
         EvalSet("forget", "forget", prompts(splits.forget, "question")),
         EvalSet("forget_unseen", "forget_unseen", prompts(splits.forget, "paraphrase")),
         EvalSet("holdout", "holdout", prompts(splits.holdout, "question", "paraphrase")),
-        *(EvalSet(name, "utility", prompts(rows, "question")) for name, rows in splits.utility.items()),
+        # TOFU takes plain probability on the retain set, and normalises it over the wrong answers elsewhere
+        *(
+            EvalSet(name, "retain" if name == "retain" else "utility", prompts(rows, "question"))
+            for name, rows in splits.utility.items()
+        ),
     ]
     return tuple(evaluated for evaluated in sets if evaluated.prompts)

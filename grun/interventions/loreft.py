@@ -57,7 +57,7 @@ class LoReFT(LoreftIntervention):  # type: ignore[misc] # pyreft ships no types
         basis = self.basis
         return cast(Tensor, (self.learned_source(h) - h @ basis) @ basis.T)
 
-    def forward(self, base: Tensor, source: Tensor | None = None, subspaces: Any = None) -> Tensor:
+    def forward(self, base: Tensor, source: Tensor | None = None, subspaces: Any = None) -> Tensor:  # noqa: ARG002
         """pyreft's interface: return the edited h (..., D) in its own dtype."""
         return (base + self.edit(base.float())).to(base.dtype)
 
