@@ -20,6 +20,8 @@ from pipelines.mlflow_store import Store
 
 __all__ = ["Lease", "check_lease", "hold_lease"]
 
+_ATTEMPTS = 20
+
 _logger = logging.getLogger(__name__)
 
 
@@ -89,14 +91,19 @@ def check_lease(store: Store, lease: Lease) -> None:
 
 def _acquire(store: Store, lease: Lease) -> Lease:
     """Try to take the lock, moving an expired one aside; return whoever holds it then."""
-    while not _create(store, lease):
+    for _ in range(_ATTEMPTS):
+        if _create(store, lease):
+            return lease
         holder = _holder(store, lease)
         if holder is None:
-            continue  # released between the two calls
+            continue  # it went between the two calls
         if not holder.expired:
             return holder
         _move_aside(store, holder)
-    return lease
+    raise PromotionBusyError(
+        f"the promotion lock of {lease.model_name} must come free or have a holder, got neither in {_ATTEMPTS} attempts; "
+        f"try again, and if that does not help delete the registered model `{lease.lock_name}`"
+    )
 
 
 def _create(store: Store, lease: Lease) -> bool:
@@ -107,7 +114,8 @@ def _create(store: Store, lease: Lease) -> bool:
         try:
             store.client.create_registered_model(lease.lock_name, tags=tags)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            # The second is how MLflow reports a lock that was there, and released while it composed its refusal.
+            if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
                 raise
             return False
     return True
@@ -123,6 +131,8 @@ def _holder(store: Store, lease: Lease) -> Lease | None:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
+    if tags.keys() < {"owner", "token", "expires_at"}:  # renamed between MLflow's reading of the model and of its tags
+        return None
     return Lease(lease.model_name, tags["owner"], tags["token"], datetime.fromisoformat(tags["expires_at"]))
 
 
@@ -132,10 +142,11 @@ def _move_aside(store: Store, stale: Lease) -> None:
     with store.calling("take over an expired promotion lock"):
         try:
             store.client.rename_registered_model(stale.lock_name, f"{stale.lock_name}.expired.{stale.token}")
-        except MlflowException as error:
-            if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
+        except MlflowException:
+            # MLflow has several words for a model that somebody else renamed first; the lock itself has the last one.
+            if _holder(store, stale) == stale:
                 raise
-            return  # somebody else moved it aside
+            return
     _logger.warning("took over the promotion lock of %s, which %s left behind", stale.model_name, stale.owner)
 
 

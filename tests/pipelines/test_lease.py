@@ -9,8 +9,9 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+from mlflow.exceptions import MlflowException
 
-from grun.errors import PromotionBusyError, PromotionError
+from grun.errors import PromotionBusyError, PromotionError, TrackingError
 from pipelines.lease import Lease, check_lease, hold_lease
 from pipelines.mlflow_store import Store
 
@@ -96,9 +97,13 @@ def test_a_lock_that_a_dead_promoter_left_is_taken_over_by_one(store: Store, nam
                 done.wait(timeout=60)
         except PromotionBusyError:
             done.wait(timeout=60)
+        except BaseException:
+            done.abort()
+            raise
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(attempt, ["a", "b", "c", "d"]))
+        outcomes = [pool.submit(attempt, owner) for owner in "abcd"]
+    assert [outcome.exception() for outcome in outcomes] == [None] * 4
     assert len(entered) == 1
     (trace,) = locks(store, name)
     assert trace.startswith(f"lock.{name}.expired.")
@@ -119,6 +124,22 @@ def test_who_read_the_expired_lock_cannot_take_the_new_one_away(store: Store, na
     with pytest.raises(PromotionBusyError, match="'faster' holds"):
         hold_lease(store, name, "slower", 600).__enter__()
     faster.__exit__(None, None, None)
+
+
+def test_a_lock_that_cannot_be_moved_aside_is_not_waited_for(store: Store, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: str) -> None:
+        raise MlflowException("read-only")
+
+    hold_lease(store, name, "dead", 0).__enter__()
+    monkeypatch.setattr(store.client, "rename_registered_model", refuse)
+    with pytest.raises(TrackingError, match="take over an expired promotion lock, got MlflowException: read-only"):
+        hold_lease(store, name, "alice", 60).__enter__()
+
+
+def test_a_lock_without_a_holder_is_named_for_deletion(store: Store, name: str) -> None:
+    store.client.create_registered_model(f"lock.{name}")
+    with pytest.raises(PromotionBusyError, match=f"delete the registered model `lock.{name}`"):
+        hold_lease(store, name, "alice", 60).__enter__()
 
 
 def test_an_expired_lease_is_not_released_under_its_successor(store: Store, name: str) -> None:
