@@ -69,7 +69,7 @@ def summary(title: str, rows: Mapping[str, str], next_steps: Sequence[str] = ())
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(Text(name), Text(value))
+        table.add_row(name, value)
     steps = [Text(f"next: {step}", style="dim") for step in next_steps]
     _stdout.print(Panel(Group(table, *steps), title=Text(title, style="bold"), title_align="left", expand=False))
 
@@ -129,7 +129,7 @@ def _nearest_existing(path: Path) -> Path:
     for candidate in (path, *path.parents):
         try:
             candidate.lstat()
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             continue
         return candidate
     raise FileNotFoundError(path)

@@ -284,6 +284,7 @@ class TestHelp:
             "[default: linear]\n",
         ):
             assert entry in text
+        assert text.index("\nobjective:\n") < text.index("\nobjective.forget:\n")
 
     @pytest.mark.parametrize("columns", [60, 100])
     def test_lines_fit_the_terminal(
@@ -352,13 +353,17 @@ class TestEndOfAProcess:
     def test_a_broken_socket_is_a_defect(self, tmp_path: Path) -> None:
         assert run(tmp_path, "raise BrokenPipeError('socket')").returncode == 1
 
-    def test_help_into_a_closed_pipe_is_silent(self, tmp_path: Path) -> None:
-        run(tmp_path)
-        command = f"{sys.executable} {tmp_path / 'verb.py'} --help | true; exit ${{PIPESTATUS[0]}}"
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
-        ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, check=False)
-        assert ended.stderr == ""
-        assert ended.returncode == 128 + signal.SIGPIPE
+    @pytest.mark.parametrize(("body", "argv"), [("pass", ["--help"]), ("console.summary('done', {})", [])])
+    def test_a_reader_that_went_away_is_no_defect(self, tmp_path: Path, body: str, argv: list[str]) -> None:
+        script = tmp_path / "verb.py"
+        script.write_text(f"from pipelines import console\n{SCRIPT.format(body=body)}", encoding="utf-8")
+        reader, writer = os.pipe()
+        os.close(reader)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, str(script), *argv]
+        ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+        os.close(writer)
+        assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
 
     def test_help_and_mistakes_load_no_heavy_library(self, tmp_path: Path) -> None:
         check = "import atexit\natexit.register(lambda: print(sorted({'torch', 'ray', 'mlflow', 'numpy'} & set(sys.modules))))"
