@@ -105,6 +105,11 @@ def test_a_little_worse_within_the_tolerance_is_promoted_for_a_gain_elsewhere() 
     assert decision.reasons[-1] == "model_utility_ratio is 1 against the incumbent's 0.99, better by 0.01"
 
 
+def test_the_gate_numbers_are_held_by_their_bounds_alone() -> None:
+    candidate = report({"gate/false_open_rate": 0.05, "model_utility_ratio": 1.0})
+    assert POLICY.decide(candidate, report({"gate/false_open_rate": 0.0})).decision is Decision.PROMOTE
+
+
 def test_better_in_nothing_is_kept() -> None:
     assert POLICY.decide(report(), report()).decision is Decision.KEEP
     assert POLICY.decide(report({"model_utility_ratio": 0.985}), report()).decision is Decision.KEEP

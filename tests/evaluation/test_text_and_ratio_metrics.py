@@ -53,11 +53,11 @@ def test_conventions(convention: str, side: Side, score: float) -> None:
     assert TRUTH_RATIOS[convention](BASE, WRONG, side) == pytest.approx(score, rel=1e-8)
 
 
-def test_open_unlearning_adds_its_epsilon_to_both_denominators() -> None:
+def test_open_unlearning_adds_its_epsilon_to_the_base() -> None:
     convention = TRUTH_RATIOS["truth_ratio_open_unlearning"]
     # P(base) = 1e-10, P(wrong) = 1e-4: R = 1e-4 / 2e-10 = 5e5
     assert convention(10 * math.log(10), (4 * math.log(10),), "forget") == pytest.approx(2e-6, rel=1e-6)
-    # P(wrong) = 0 makes R = 0, and 1/R = 1e10: the smaller is 0
+    # P(wrong) = 0 makes R = 0, whose inverse must not be a division by zero
     assert convention(1.0, (5000.0,), "forget") == 0.0
 
 
