@@ -115,17 +115,18 @@ def _check(splits: Splits) -> None:
         if not getattr(splits, name):
             remedy = "raise `data.holdout_frac`" if name == "holdout" else "name a file that holds records"
             raise DataError(f"the {name} set must hold at least one record, got none; {remedy}")
-    forget = {record.digest: record for record in splits.forget}
-    kept = {
-        "retain": splits.retain,
-        "holdout": splits.holdout,
-        **{f"utility set {name}": rows for name, rows in splits.utility.items()},
-    }
-    for name, records in kept.items():
-        shared = [record for record in records if record.digest in forget]
+    kept = {"retain": splits.retain, "holdout": splits.holdout}
+    _refuse_overlap("forget", splits.forget, kept | {f"utility set {name}": rows for name, rows in splits.utility.items()})
+    _refuse_overlap("holdout", splits.holdout, {"retain": splits.retain})
+
+
+def _refuse_overlap(name: str, records: Sequence[Record], others: Mapping[str, Sequence[Record]]) -> None:
+    digests = {record.digest for record in records}
+    for other, rows in others.items():
+        shared = [record for record in rows if record.digest in digests]
         if shared:
             raise DataError(
-                f"forget and {name} must not overlap, got {len(shared)} shared record(s), the first with digest "
+                f"{name} and {other} must not overlap, got {len(shared)} shared record(s), the first with digest "
                 f"{shared[0].digest[:12]}; remove them from one of the two"
             )
 
