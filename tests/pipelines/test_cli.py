@@ -360,6 +360,7 @@ class TestEndOfAProcess:
         reader, writer = os.pipe()
         os.close(reader)
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment.pop("PYTHONUNBUFFERED", None)  # only what is left in a buffer can fail at exit
         command = [sys.executable, str(script), *argv]
         ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False)
         os.close(writer)
