@@ -149,8 +149,8 @@ def test_text_is_cut_at_its_share(encoder: Encoder, tokenizer: PreTrainedTokeniz
 
 
 def test_long_text_is_cut_to_the_context(encoder: Encoder) -> None:
-    whole, cut = encoder().encode(TEXT), encoder(context=11, text_prompt_frac=0.5).encode(TEXT)
-    assert cut.ids == (*whole.ids[:10], whole.ids[-1])
+    whole, cut = encoder().encode(TEXT), encoder(context=12, text_prompt_frac=0.5).encode(TEXT)
+    assert cut.ids == (*whole.ids[:11], whole.ids[-1])
     assert cut.num_prompt_tokens == 5
 
 
