@@ -92,11 +92,11 @@ def test_hash_fraction_covers_the_unit_interval() -> None:
 
 
 def test_named_holdout_is_taken_whole(folder: Folder) -> None:
-    held_out = [QARecord("Who rings the bell?", "Odo does.", wrong_answers=("Bram.",)), TextRecord("Bells ring at noon.")]
+    held_out = [QARecord("Who rings the bell?", "Odo does."), TextRecord("Bells ring at noon.")]
     splits = read_splits(jsonl(folder(ordinary=held_out), holdout="ordinary.jsonl"))
     assert splits.holdout == tuple(held_out)
     assert splits.retain == tuple(RETAIN)
-    assert splits.utility == {"holdout": (held_out[0],)}, "utility needs wrong answers; nothing else has them"
+    assert splits.utility == {"retain": splits.retain, "ordinary": splits.holdout}
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_forget_shared_with_another_set_is_refused(folder: Folder, name: str, sh
 def test_retain_shared_with_holdout_is_refused(folder: Folder) -> None:
     """What is never trained on cannot be trained on."""
     path = folder(holdout=[TextRecord("Bells ring at noon."), RETAIN[7]])
-    with pytest.raises(DataError, match=r"retain and holdout must not overlap, got 1 shared record\(s\)"):
+    with pytest.raises(DataError, match=r"holdout and retain must not overlap, got 1 shared record\(s\).*remove them"):
         read_splits(jsonl(path, holdout="holdout.jsonl"))
 
 
