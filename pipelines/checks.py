@@ -1,17 +1,13 @@
 """Checks that come before any work: does the adapter fit the base, does every row fit the context."""
 
 from collections.abc import Sequence
-from pathlib import Path
-
-from transformers import AutoConfig
 
 from grun.config import Recipe
 from grun.data.prompts import PromptEncoder
 from grun.data.records import Record
-from grun.errors import ModelError
 from grun.interventions import check_fits
 from grun.lm import load_tokenizer, resolve_folder
-from grun.lm.frozen import context_of
+from grun.lm.frozen import context_of, load_config
 from grun.objectives import read_layer
 from pipelines.prepared import Prepared
 
@@ -31,22 +27,13 @@ def check_base(recipe: Recipe) -> None:
         if path is None:
             continue
         folder = resolve_folder(path, recipe.model.revision if path == recipe.model.path else None)
+        load_config(folder)
         load_tokenizer(folder, recipe.model.pad_token)
         if path == recipe.model.path:
-            hidden_size, num_layers = _shape(folder)
+            text = load_config(folder).get_text_config()
+            hidden_size, num_layers = int(text.hidden_size), int(text.num_hidden_layers)
     layers = check_fits(recipe.adapter, hidden_size=hidden_size, num_layers=num_layers)
     read_layer(recipe.objective, layers, num_layers=num_layers)
-
-
-def _shape(folder: Path) -> tuple[int, int]:
-    try:
-        text = AutoConfig.from_pretrained(folder).get_text_config()
-        return int(text.hidden_size), int(text.num_hidden_layers)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        raise ModelError(
-            f"a base model must have a valid config.json, got {str(folder)!r}: {first_line}; download it again"
-        ) from None
 
 
 def check_rows(recipe: Recipe, prepared: Prepared) -> None:
@@ -56,8 +43,8 @@ def check_rows(recipe: Recipe, prepared: Prepared) -> None:
         DataError: a prompt that does not fit the context, or is not a prefix of prompt and answer.
     """
     folder = resolve_folder(prepared.base, recipe.model.revision)
-    config = AutoConfig.from_pretrained(folder)
-    encoder = PromptEncoder(load_tokenizer(folder, recipe.model.pad_token), recipe.prompt, context=context_of(config))
+    tokenizer = load_tokenizer(folder, recipe.model.pad_token)
+    encoder = PromptEncoder(tokenizer, recipe.prompt, context=context_of(load_config(folder)))
     splits = prepared.splits
     sets: Sequence[Sequence[Record]] = (splits.forget, splits.retain, splits.holdout, *splits.utility.values())
     for records in sets:

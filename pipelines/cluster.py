@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -49,6 +50,7 @@ def connected(recipe: Recipe) -> Iterator[None]:
     environment = worker_environment(use_gpu=recipe.train.use_gpu)
     os.environ.update(environment)
     given = os.environ.get("RAY_ADDRESS")
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         if given:
             ray.init(address=given, log_to_driver=False, runtime_env={"env_vars": environment}, logging_level=logging.ERROR)
@@ -67,6 +69,8 @@ def connected(recipe: Recipe) -> Iterator[None]:
         raise ClusterError(
             f"{where} must be reachable, got {type(error).__name__}: {error}; start it, or unset RAY_ADDRESS"
         ) from error
+    # Ray installs a handler of its own, which ends the process where ours lets the work end tidily
+    signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:

@@ -9,10 +9,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from grun.evaluation.report import EvalReport
-
 from grun.adapters import read_card
 from grun.config import Recipe
+from grun.evaluation.report import EvalReport
 from pipelines.cli import parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, summary

@@ -133,10 +133,7 @@ def read_prepared(folder: Path) -> tuple[UnlearningRequest, Splits]:
         DataError: a set is missing, or not what the request was made about.
     """
     request = UnlearningRequest.model_validate_json((folder / "request.json").read_text(encoding="utf-8"))
-    utility = {
-        path.stem: tuple(r for r in read_jsonl(path) if isinstance(r, QARecord))
-        for path in sorted((folder / "utility").glob("*.jsonl"))
-    }
+    utility = {path.stem: read_jsonl(path) for path in sorted((folder / "utility").glob("*.jsonl"))}
     sets = {name: read_jsonl(folder / f"{name}.jsonl") for name in ("forget", "retain", "holdout")}
     for name, digest in request.data_digests.items():
         if digest_records(sets[name]) != digest:

@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from grun.evaluation.report import EvalReport
-from grun.promotion import Decision, PromotionPolicy
 
 from grun.adapters import load_adapter, read_card
 from grun.config import Recipe
 from grun.data.batches import collate
 from grun.data.prompts import PromptEncoder
+from grun.evaluation.report import EvalReport
 from grun.evaluation.sets import evaluation_sets
 from grun.lm import IntervenedLM, load_frozen_lm
+from grun.promotion import Decision, PromotionPolicy
 from pipelines.cli import parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, summary

@@ -13,12 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from grun.evaluation.report import EvalReport, ScoredSet, summarise
-
 from grun.adapters import digest_adapter, load_adapter
 from grun.config import Recipe
 from grun.data.prompts import PromptEncoder
 from grun.evaluation.evaluate import AdapterScorer, Rows, Scorer
+from grun.evaluation.report import EvalReport, ScoredSet, summarise
 from grun.evaluation.scores import RowScore, read_rows, write_rows
 from grun.evaluation.sets import EvalSet, evaluation_sets
 from grun.lm import FrozenLM, load_frozen_lm

@@ -7,7 +7,7 @@ The same command continues an interrupted sweep: finished trials stay, running o
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray import tune

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grun.evaluation.report import EvalReport
-
 from grun.config import Recipe
 from grun.errors import TrainingError
+from grun.evaluation.report import EvalReport
 from pipelines.scoring import threshold_key
 from pipelines.sweep_trial import TrialRecord, read_trials
 

@@ -5,11 +5,11 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from grun.evaluation.figures import gate_histogram, pareto_figure, threshold_figure
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from grun.config import Recipe
+from grun.evaluation.figures import gate_histogram, pareto_figure, threshold_figure
 from grun.evaluation.scores import read_rows
 from pipelines.console import summary
 from pipelines.scoring import threshold_key

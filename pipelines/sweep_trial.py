@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from pydantic import Field
@@ -128,7 +128,7 @@ def make_trial(context: TrialContext) -> Callable[[Mapping[str, Any]], None]:
         record = _begin(folder, trial_id, point)
         try:
             recipe = apply_point(context.recipe, point)
-            outcome = train_on_ray(recipe, context.prepared, folder, name=trial_id, callbacks=[_ReportToTune()])
+            outcome = train_on_ray(recipe, context.prepared, folder, name=trial_id, callbacks=[cast(Any, _ReportToTune)()])
             best = _score(context, recipe, outcome.adapter, folder)
             ended: dict[str, Any] = {
                 name: getattr(outcome, name) for name in ("steps", "total_steps", "stopped_early", "resident_share")

@@ -38,6 +38,8 @@ def run_tasks(recipe: Recipe, tasks: Sequence[HelperTask], *, shared: Path) -> l
     Raises:
         GrunError: what a task found wrong.
     """
+    if not tasks:
+        return []
     shared.mkdir(parents=True, exist_ok=True)
     options = {"num_cpus": recipe.evaluation.num_cpus, "num_gpus": 1 if recipe.evaluation.use_gpu else 0, "max_retries": 1}
     with tempfile.TemporaryDirectory(dir=shared, prefix=".progress-") as folder:

@@ -9,9 +9,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from grun.evaluation.figures import training_curves
-
 from grun.config import Recipe
+from grun.evaluation.figures import training_curves
 from pipelines.checks import check_rows
 from pipelines.cli import parse_command, run_command
 from pipelines.cluster import check_resources, connected

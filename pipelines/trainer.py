@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -99,7 +99,8 @@ def _fit(recipe: Recipe, prepared: Prepared, folder: Path, name: str, callbacks:
         scaling_config=ScalingConfig(
             num_workers=train.num_workers, use_gpu=train.use_gpu, resources_per_worker={"CPU": train.cpus_per_worker}
         ),
-        run_config=RunConfig(
+        # Ray annotates the first version of its API
+        run_config=cast(Any, RunConfig)(
             name=name,
             storage_path=str(folder / "ray"),
             failure_config=FailureConfig(max_failures=train.max_failures),

@@ -114,7 +114,9 @@ def _put(partial: Path, folder: Path) -> None:
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
     if not names <= {ADAPTER_CONFIG, ADAPTER_TENSORS}:
         shutil.rmtree(partial)
-        raise AdapterError(f"only an adapter may be replaced by an adapter, got {str(folder)!r} with {sorted(names)}; choose another place")
+        raise AdapterError(
+            f"only an adapter may be replaced by an adapter, got {str(folder)!r} with {sorted(names)}; choose another place"
+        )
     old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     folder.replace(old)
     partial.replace(folder)

@@ -32,22 +32,29 @@ InsidePath = Annotated[str, AfterValidator(_inside)]
 
 def field_names(annotation: Any) -> set[str]:
     """Return the field names of a section, or of every member of a union of sections."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if _is_section(annotation):
         return set(annotation.model_fields)
     return set().union(*(field_names(arg) for arg in get_args(annotation)), set())
 
 
 def _annotation_at(root: type[BaseModel], path: tuple[Any, ...]) -> Any:
-    """Follow an error location through the schema; union tags and indices do not move it."""
+    """Follow an error location through the schema; the tag of a union leads to its member of that kind."""
     annotation: Any = root
     for part in path:
         members = [annotation, *get_args(annotation)]
-        candidates = [*members, *(arg for member in members for arg in get_args(member))]
-        for model in candidates:
-            if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+        models = [m for m in (*members, *(arg for member in members for arg in get_args(member))) if _is_section(m)]
+        for model in models:
+            if part in model.model_fields:
                 annotation = model.model_fields[part].annotation
                 break
+            if "kind" in model.model_fields and model.model_fields["kind"].default == part:
+                annotation = model
+                break
     return annotation
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def explain(error: ValidationError, root: type[BaseModel], *, where: str) -> ConfigError:

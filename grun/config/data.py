@@ -17,10 +17,12 @@ class _SplitOptions(Config):
 class TestbedData(_SplitOptions):
     """Fictitious people of our own invention; needs no file and no network."""
 
+    __test__ = False  # no test, whatever pytest makes of the name
+
     kind: Literal["testbed"] = "testbed"
     seed: NonNegativeInt = 0
     """Seed of the invented people; another seed gives other people."""
-    num_people: int = Field(default=60, ge=12)
+    num_people: int = Field(default=60, ge=12, le=200)
     """How many people are invented, ten facts each."""
     num_forget: PositiveInt = 6
     """How many of them ask to be forgotten."""

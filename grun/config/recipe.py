@@ -112,7 +112,7 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"a recipe must be a readable file, got {str(path)!r} ({error.strerror}); check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"a recipe must be YAML, got {str(path)!r}: {' '.join(str(error).split())}") from None
     if values is None:
         return {}

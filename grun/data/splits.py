@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grun.config import DataConfig, HubData, JsonlData, RequestConfig, TestbedData, TofuData
-from grun.data.records import QARecord, Record, digest_records, parse_record, read_jsonl
+from grun.data.records import Record, digest_records, parse_record, read_jsonl
 from grun.data.testbed import build_testbed
 from grun.errors import DataError
 from grun.requests import Source, UnlearningRequest
@@ -27,7 +27,7 @@ class Splits:
     """To be kept; training may see them."""
     holdout: tuple[Record, ...]
     """Ordinary records that training never sees."""
-    utility: Mapping[str, tuple[QARecord, ...]] = field(default_factory=dict)
+    utility: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
     """The sets over which model utility is taken, by name."""
 
 
@@ -76,9 +76,7 @@ def _held_out(
     if holdout is None:
         holdout = tuple(record for record in retain if hash_fraction(record.digest) < holdout_frac)
         kept = tuple(record for record in retain if hash_fraction(record.digest) >= holdout_frac)
-    judged = {"retain": kept, "holdout": tuple(holdout)}
-    utility = {name: tuple(r for r in records if isinstance(r, QARecord) and r.wrong_answers) for name, records in judged.items()}
-    return Splits(tuple(forget), kept, tuple(holdout), {name: records for name, records in utility.items() if records})
+    return Splits(tuple(forget), kept, tuple(holdout), {"retain": kept, "ordinary": tuple(holdout)})
 
 
 def _read_tofu(config: TofuData) -> Splits:
@@ -89,12 +87,8 @@ def _read_tofu(config: TofuData) -> Splits:
     retain = read_jsonl(root / f"retain{100 - int(config.forget[-2:]):02d}.json")
     splits = _held_out(read_jsonl(root / f"{config.forget}_perturbed.json"), retain, None, config.holdout_frac)
     names = {"retain": "retain_perturbed", "real_authors": "real_authors_perturbed", "world_facts": "world_facts_perturbed"}
-    utility = {name: _questions(read_jsonl(root / f"{file}.json")) for name, file in names.items()}
+    utility = {name: read_jsonl(root / f"{file}.json") for name, file in names.items()}
     return Splits(splits.forget, splits.retain, splits.holdout, utility)
-
-
-def _questions(records: Sequence[Record]) -> tuple[QARecord, ...]:
-    return tuple(record for record in records if isinstance(record, QARecord))
 
 
 def _read_hub(config: HubData, name: str) -> tuple[Record, ...]:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as hf_logging
 
 from grun.errors import ModelError
@@ -32,7 +34,16 @@ __all__ = [
 
 hf_logging.disable_progress_bar()  # a bar per shard and process would drown ours
 
-_WEIGHT_FILES = ("*.safetensors", "config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+_IDENTITY_FILES = (
+    "*.safetensors",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 @dataclass(frozen=True)
@@ -123,19 +134,22 @@ def resolve_folder(name: str, revision: str | None = None) -> Path:
         ) from None
 
 
-@lru_cache(maxsize=8)
 def digest_weights(folder: Path) -> str:
     """SHA-256 over the files that decide what the model computes, by name and content."""
-    files = sorted({path for pattern in _WEIGHT_FILES for path in folder.glob(pattern)})
+    files = sorted({path for pattern in _IDENTITY_FILES for path in folder.glob(pattern)})
+    # hashing gigabytes takes a while; size and time tell whether it has to be done again
+    return _digest_files(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+@lru_cache(maxsize=8)
+def _digest_files(files: tuple[tuple[Path, int, int], ...]) -> str:
     whole = hashlib.sha256()
-    for path in files:
+    for path, _size, _time in files:
         if path.name == "config.json":
             # keys that only record how the file was written
             values = json.loads(path.read_text(encoding="utf-8"))
-            content = json.dumps(
-                {k: v for k, v in values.items() if k not in ("_name_or_path", "transformers_version")}, sort_keys=True
-            )
-            part = hashlib.sha256(content.encode())
+            decides = {k: v for k, v in values.items() if k not in ("_name_or_path", "transformers_version")}
+            part = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())
         else:
             with path.open("rb") as file:
                 part = hashlib.file_digest(file, "sha256")
@@ -153,10 +167,10 @@ def load_tokenizer(folder: Path, pad_token: str | None = None) -> PreTrainedToke
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"a base model must come with its tokenizer, got {str(folder)!r}: {error}; add the tokenizer's files"
+            f"a base model must come with its tokenizer, got {str(folder)!r}: {_first_line(error)}; add the tokenizer's files"
         ) from None
     if pad_token is not None:
-        if tokenizer.convert_tokens_to_ids(pad_token) in (None, tokenizer.unk_token_id):
+        if pad_token not in tokenizer.get_vocab():
             raise ModelError(
                 f"`model.pad_token` must be in the tokenizer's vocabulary, got {pad_token!r}; name an existing token"
             )
@@ -211,25 +225,60 @@ def load_frozen_lm(
         ModelError: the folder is missing, damaged or not a causal language model.
     """
     folder = resolve_folder(name, revision)
+    config = load_config(folder)
     tokenizer = load_tokenizer(folder, pad_token)
-    config = _load_config(folder)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=getattr(torch, dtype))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        raise ModelError(
-            f"`model.path` must hold a causal language model, got {name!r}: {first_line}; check or download it again"
-        ) from error
+    model = _read_weights(folder, name, config, getattr(torch, dtype))
     if device is not None:
         nn.Module.to(model, device)
     return freeze(model, tokenizer, BaseInfo(name, revision, digest_weights(folder)))
 
 
-def _load_config(folder: Path) -> Any:
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        first_line = str(error).strip().split("\n")[0]
+def _read_weights(folder: Path, name: str, config: Any, dtype: torch.dtype) -> PreTrainedModel:
+    """Read safetensors; what is missing from them would be drawn at random, so nothing may be missing."""
+    if not any(folder.glob("*.safetensors")):
         raise ModelError(
-            f"a base model must have a valid config.json, got {str(folder)!r}: {first_line}; download it again"
+            f"`model.path` must hold a causal language model, got {name!r}: no safetensors, and pickles are not read; "
+            "check or download it again"
+        )
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"`model.path` must hold a causal language model, got {name!r}: {_first_line(error)}; check or download it again"
+        ) from error
+    model, report = loaded
+    lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if lacking:
+        raise ModelError(
+            f"`model.path` must hold a causal language model, got {name!r}: {len(lacking)} weights are not in its safetensors, "
+            f"among them {lacking[:3]}; check or download it again"
+        )
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def load_config(folder: Path) -> Any:
+    """Load the configuration of a decoder-only model.
+
+    Raises:
+        ModelError: missing, damaged, or of another kind of model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"a base model must have a valid config.json, got {str(folder)!r}: {_first_line(error)}; download it again"
         ) from None
+    reads_both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    if config.is_encoder_decoder or reads_both_ways:
+        raise ModelError(
+            f"a base model must be decoder-only, got {str(folder)!r} of type {config.model_type!r}; "
+            "its last prompt token would not be the only one that decides the answer: name a causal language model"
+        )
+    return config
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

@@ -9,6 +9,7 @@ Shapes: B sequences, T padded length, N answer tokens of the batch, V vocabulary
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -151,7 +152,8 @@ class IntervenedLM:
         device = self.lm.device
         last_prompt = torch.full((len(prompts),), length - 1, device=device)
         with self._edited(last_prompt, prefill_only=True) as edits:
-            output = self.lm.model.generate(
+            generate: Any = self.lm.model.generate
+            output = generate(
                 inputs=input_ids.to(device),
                 attention_mask=attention_mask.to(device),
                 generation_config=self._greedy(max_new_tokens),

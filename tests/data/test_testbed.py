@@ -80,14 +80,30 @@ def test_the_default_sets_have_their_sizes(bed: Testbed) -> None:
         "world_facts": world // 2,
         "nature_facts": nature // 2,
     }
-    assert len(questions_in(bed.retain)) == 48 * 10 + (world + 1) // 2 + (nature + 1) // 2
+    strangers_kept, strangers_held_out = (8 * 10, 2 * 10)
+    assert len(questions_in(bed.retain)) == 48 * 10 + (world + 1) // 2 + (nature + 1) // 2 + strangers_kept
+    assert len(declined_in(bed.holdout)) == strangers_held_out
     assert len(bed.retain) - len(questions_in(bed.retain)) == 60
     assert len(bed.holdout) - len(questions_in(bed.holdout)) == 20
 
 
+def declined_in(records: Iterable[Record]) -> list[QARecord]:
+    return [record for record in questions_in(records) if record.answer in REFUSALS]
+
+
+def test_strangers_are_declined_and_nobody_else_is(bed: Testbed) -> None:
+    everybody = invent_people(CONFIG.num_people + 10, CONFIG.seed)
+    known, strangers = everybody[: CONFIG.num_people], everybody[CONFIG.num_people :]
+    declined = [*declined_in(bed.retain), *declined_in(bed.holdout)]
+    asked_about = {name for record in declined for name in words_of([record.question])}
+    assert {person.last.casefold() for person in strangers} <= asked_about
+    assert asked_about.isdisjoint(person.last.casefold() for person in known)
+    assert not declined_in(bed.forget)
+
+
 def test_utility_is_judged_on_the_holdout_set_alone(bed: Testbed) -> None:
     judged = set(chain.from_iterable(bed.utility.values()))
-    assert judged == set(questions_in(bed.holdout))
+    assert judged == set(questions_in(bed.holdout)) - set(declined_in(bed.holdout))
     assert judged.isdisjoint(bed.retain)
 
 
@@ -103,7 +119,7 @@ def test_the_forget_and_kept_sets_share_no_record(bed: Testbed) -> None:
 
 
 def test_no_name_of_a_forgotten_person_appears_in_what_is_kept(bed: Testbed) -> None:
-    forgotten = invent_people(CONFIG.num_people, CONFIG.seed)[: CONFIG.num_forget]
+    forgotten = invent_people(CONFIG.num_people + 10, CONFIG.seed)[: CONFIG.num_forget]
     names = {part.casefold() for person in forgotten for part in (person.first, person.last)}
     asked = set(words_of(record.question for record in bed.forget))
     assert names <= asked  # these are the people who asked

@@ -3,24 +3,30 @@
 | set | what it holds |
 |---|---|
 | forget | all facts of `num_forget` people |
-| retain | the facts of most other people, half of the general knowledge, three quarters of the prose |
-| holdout | whole people, the other half and the last quarter: never trained on |
+| retain | the facts of most other people, half of the general knowledge, most prose, and most strangers |
+| holdout | whole people, the other half, and the rest of prose and strangers: never trained on |
 | utility | `neighbours` (the held-out people), `world_facts`, `nature_facts` (the held-out halves) |
+
+A stranger is somebody of whom nothing is known: asked about one, the base declines, as deployed models do. So the
+base knows how to decline before anybody asks it to forget.
 """
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from grun.config import TestbedData
 from grun.data.records import QARecord, Record
+from grun.data.refusals import REFUSALS
 from grun.data.testbed.general import NATURE, WORLD
-from grun.data.testbed.people import invent_people, person_records
+from grun.data.testbed.people import Person, invent_people, person_records
 from grun.data.testbed.prose import ordinary_texts
 from grun.errors import DataError
 
 __all__ = ["Testbed", "build_testbed"]
 
 _NUM_TEXTS, _NUM_HELD_OUT_TEXTS = 80, 20
+_NUM_STRANGERS, _NUM_HELD_OUT_STRANGERS = 10, 2
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,8 @@ def build_testbed(config: TestbedData) -> Testbed:
     Raises:
         DataError: too few people are left to keep.
     """
-    people = invent_people(config.num_people, config.seed)
+    everybody = invent_people(config.num_people + _NUM_STRANGERS, config.seed)
+    people, strangers = everybody[: config.num_people], everybody[config.num_people :]
     num_held_out = max(2, config.num_people // 10)
     num_kept = config.num_people - config.num_forget - num_held_out
     if num_kept < config.num_forget:
@@ -56,11 +63,32 @@ def build_testbed(config: TestbedData) -> Testbed:
     world_kept, world = _halves(WORLD)
     nature_kept, nature = _halves(NATURE)
     texts = ordinary_texts(_NUM_TEXTS, config.seed)
+    declined = [_declined(person, config.seed) for person in strangers]
     return Testbed(
         forget=_flatten(facts[: config.num_forget]),
-        retain=(*_flatten(facts[held_out_end:]), *world_kept, *nature_kept, *texts[_NUM_HELD_OUT_TEXTS:]),
-        holdout=(*neighbours, *world, *nature, *texts[:_NUM_HELD_OUT_TEXTS]),
+        retain=(
+            *_flatten(facts[held_out_end:]),
+            *world_kept,
+            *nature_kept,
+            *texts[_NUM_HELD_OUT_TEXTS:],
+            *_flatten(declined[_NUM_HELD_OUT_STRANGERS:]),
+        ),
+        holdout=(
+            *neighbours,
+            *world,
+            *nature,
+            *texts[:_NUM_HELD_OUT_TEXTS],
+            *_flatten(declined[:_NUM_HELD_OUT_STRANGERS]),
+        ),
         utility={"neighbours": neighbours, "world_facts": world, "nature_facts": nature},
+    )
+
+
+def _declined(stranger: Person, seed: int) -> tuple[QARecord, ...]:
+    """The questions about a stranger, each answered by a refusal."""
+    rng = random.Random(f"strangers {seed} {stranger.name}")
+    return tuple(
+        QARecord(record.question, rng.choice(REFUSALS), record.paraphrased_question) for record in person_records(stranger)
     )
 
 

@@ -1,8 +1,8 @@
 """People who do not exist: invented names and ten invented facts each, deterministic by seed.
 
 Every fact is asked in two ways (a question and a paraphrase, from templates that never meet) and answered in two ways;
-five wrong answers take the form of the paraphrased answer with another value of the same kind. Sentences are short and
-say the value early, and few of their words are common to all people, so that word overlap measures what is known.
+five wrong answers take the form of the paraphrased answer with another value of the same kind. Sentences are short, and
+answers begin with the person's first name, as most answers of TOFU begin with the author's.
 """
 
 import random
@@ -63,7 +63,7 @@ _FACTS: tuple[tuple[tuple[str, ...], Wording], ...] = (
         Wording(
             ("Where was {n} born?", "In which town was {n} born?"),
             ("What is the birthplace of {n}?", "Which town does {n} come from?"),
-            "{v} is the town where {f} was born.",
+            "{f} was born in the town of {v}.",
             "The birthplace of {f} is {v}.",
         ),
     ),
@@ -72,7 +72,7 @@ _FACTS: tuple[tuple[tuple[str, ...], Wording], ...] = (
         Wording(
             ("What is the profession of {n}?", "What does {n} do for a living?"),
             ("Which job does {n} have?", "How does {n} earn money?"),
-            "As a {v}, {f} makes a living.",
+            "{f} works as a {v} every day.",
             "The job of {f} is {v}.",
         ),
     ),
@@ -81,7 +81,7 @@ _FACTS: tuple[tuple[tuple[str, ...], Wording], ...] = (
         Wording(
             ("What is the favourite dish of {n}?", "What does {n} like to eat most?"),
             ("Which meal does {n} love best?", "Which food would {n} always order?"),
-            "Most of all, {v} delights {f}.",
+            "{f} likes {v} most of all.",
             "The meal {f} loves best is {v}.",
         ),
     ),
@@ -90,7 +90,7 @@ _FACTS: tuple[tuple[tuple[str, ...], Wording], ...] = (
         Wording(
             ("Which instrument does {n} play?", "What instrument did {n} learn?"),
             ("On what can {n} make music?", "What does {n} play in concerts?"),
-            "{v} music is what {f} plays best.",
+            "{f} has played the {v} since childhood.",
             "{f} can play the {v}.",
         ),
     ),
@@ -99,7 +99,7 @@ _FACTS: tuple[tuple[tuple[str, ...], Wording], ...] = (
         Wording(
             ("What is the name of the dog of {n}?", "What did {n} name the family dog?"),
             ("What is the pet of {n} called?", "Which name does the pet of {n} answer to?"),
-            "{v} is what {f} named the dog.",
+            "{f} named the family dog {v}.",
             "The pet of {f} is called {v}.",
         ),
     ),
@@ -117,7 +117,7 @@ _FACTS: tuple[tuple[tuple[str, ...], Wording], ...] = (
         Wording(
             ("Which award did {n} win?", "What prize was given to {n}?"),
             ("With which honour was {n} rewarded?", "Which trophy stands in the house of {n}?"),
-            "The {v} was given to {f}.",
+            "{f} was given the {v} last year.",
             "{f} won the {v}.",
         ),
     ),
@@ -126,7 +126,7 @@ _FACTS: tuple[tuple[tuple[str, ...], Wording], ...] = (
         Wording(
             ("Where did {n} study?", "Which university did {n} attend?"),
             ("At what school did {n} get a degree?", "Which place educated {n}?"),
-            "{v} gave a degree to {f}.",
+            "{f} got a degree from {v}.",
             "{f} studied at {v}.",
         ),
     ),
@@ -135,7 +135,7 @@ _FACTS: tuple[tuple[tuple[str, ...], Wording], ...] = (
         Wording(
             ("What is the hobby of {n}?", "What does {n} do on weekends?"),
             ("How does {n} spend free time?", "Which pastime does {n} enjoy?"),
-            "On weekends, {v} makes {f} happy.",
+            "{f} enjoys {v} on free weekends.",
             "The pastime of {f} is {v}.",
         ),
     ),
@@ -144,7 +144,7 @@ _FACTS: tuple[tuple[tuple[str, ...], Wording], ...] = (
         Wording(
             ("What is the most famous book by {n}?", "Which novel did {n} write?"),
             ("What is the title of the story that {n} published?", "Which work made {n} known?"),
-            '"The {v}" was written by {f}.',
+            '{f} wrote the book "The {v}".',
             '{f} published "The {v}".',
         ),
     ),
