@@ -1,17 +1,21 @@
-"""Checks that come before any work: does the adapter fit the base, does every row fit the context."""
+"""Checks that come before any work: does the adapter fit the base, does every row fit the context, does the server answer."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
 
-from grun.config import Recipe
+from grun.adapters import check_adapter, read_card
+from grun.config import Recipe, TrackingConfig
 from grun.data.prompts import PromptEncoder
 from grun.data.records import Record
 from grun.interventions import check_fits
-from grun.lm import load_tokenizer, resolve_folder
-from grun.lm.frozen import context_of, load_config
+from grun.lm import BaseInfo, load_tokenizer, resolve_folder
+from grun.lm.frozen import context_of, digest_weights, load_config
 from grun.objectives import read_layer
+from pipelines.mlflow_store import Store
 from pipelines.prepared import Prepared
 
-__all__ = ["check_base", "check_rows"]
+__all__ = ["check_base", "check_rows", "check_saved_adapter", "check_tracking"]
 
 
 def check_base(recipe: Recipe) -> None:
@@ -50,3 +54,32 @@ def check_rows(recipe: Recipe, prepared: Prepared) -> None:
     for records in sets:
         for record in records:
             encoder.encode(record)
+
+
+def check_saved_adapter(recipe: Recipe, prepared: Prepared, folder: Path) -> None:
+    """Refuse an adapter folder that is damaged or for another base; a base that is still to be taught is not compared.
+
+    Raises:
+        AdapterError: with what is wrong about it.
+    """
+    if not all(lesson.is_done for lesson in prepared.lessons):
+        read_card(folder)
+        return
+    base = resolve_folder(prepared.base, recipe.model.revision)
+    text = load_config(base).get_text_config()
+    check_adapter(
+        folder,
+        BaseInfo(prepared.base, recipe.model.revision, digest_weights(base)),
+        hidden_size=int(text.hidden_size),
+        num_layers=int(text.num_hidden_layers),
+    )
+
+
+def check_tracking(config: TrackingConfig) -> None:
+    """Refuse a tracking server that does not answer; a database is opened, and made, only when there is something to record.
+
+    Raises:
+        TrackingError: with the address and the reason.
+    """
+    if config.uri is not None and urlsplit(config.uri).scheme in ("http", "https"):
+        Store(config.uri)

@@ -12,6 +12,7 @@ from pathlib import Path
 from grun.adapters import read_card
 from grun.config import Recipe
 from grun.evaluation.report import EvalReport
+from pipelines.checks import check_saved_adapter
 from pipelines.cli import parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, summary
@@ -82,12 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe, options = parse_command("Score an adapter on the request's sets and record the report.", argv, extra=_options)
     prepared = check(recipe)
     if options.adapter is not None:
-        read_card(Path(options.adapter))
+        check_saved_adapter(recipe, prepared, Path(options.adapter))
     with connected(recipe):
         check_resources(recipe)
         tracker = Tracker.open(recipe.tracking, recipe.output)
         prepare(recipe, prepared)
         adapter = find_adapter(recipe, prepared, tracker, options)
+        check_saved_adapter(recipe, prepared, adapter)
         folder = recipe.output.absolute() / "evaluations" / recipe.name
         with tracker.run(f"{recipe.name}-evaluation", tags={"kind": "evaluation"}) as run_id:
             record_request(tracker, run_id, prepared.request)

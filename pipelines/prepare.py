@@ -12,7 +12,7 @@ from pathlib import Path
 
 from grun.config import Recipe
 from grun.data.records import Record
-from pipelines.checks import check_base, check_rows
+from pipelines.checks import check_base, check_rows, check_tracking
 from pipelines.cli import parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import check_writable, note, summary
@@ -34,6 +34,7 @@ def check(recipe: Recipe) -> Prepared:
     check_base(recipe)
     if all(lesson.is_done for lesson in prepared.lessons):
         check_rows(recipe, prepared)
+    check_tracking(recipe.tracking)
     return prepared
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "ADAPTER_CONFIG",
     "ADAPTER_TENSORS",
     "AdapterCard",
+    "check_adapter",
     "copy_adapter",
     "digest_adapter",
     "load_adapter",
@@ -172,6 +173,18 @@ def digest_adapter(folder: Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def check_adapter(folder: Path, base: BaseInfo, *, hidden_size: int, num_layers: int) -> AdapterCard:
+    """Check everything that loading checks, from files alone: a base need not be in memory to be refused.
+
+    Raises:
+        AdapterError: damaged, for another base, or with tensors of another shape.
+    """
+    card = read_card(folder)
+    _check_belongs(card, base, hidden_size, num_layers)
+    _read_tensors(folder, card)
+    return card
+
+
 def load_adapter(folder: Path, lm: FrozenLM) -> tuple[Adapter, AdapterCard]:
     """Load an adapter onto the base it belongs to.
 
@@ -179,16 +192,25 @@ def load_adapter(folder: Path, lm: FrozenLM) -> tuple[Adapter, AdapterCard]:
         AdapterError: damaged, for another base, or with tensors of another shape.
     """
     card = read_card(folder)
-    if card.base_digest != lm.info.digest:
+    _check_belongs(card, lm.info, lm.hidden_size, lm.num_layers)
+    return _read_tensors(folder, card).to(lm.device).eval(), card
+
+
+def _check_belongs(card: AdapterCard, base: BaseInfo, hidden_size: int, num_layers: int) -> None:
+    if card.base_digest != base.digest:
         raise AdapterError(
             f"an adapter loads only on the base it was trained on, got one for {card.base_name!r} (digest {card.base_digest[:12]}) "
-            f"and the base {lm.info.name!r} (digest {lm.info.digest[:12]}); name that base by `model.path`"
+            f"and the base {base.name!r} (digest {base.digest[:12]}); name that base by `model.path`"
         )
-    if (card.hidden_size, card.num_layers) != (lm.hidden_size, lm.num_layers):
+    if (card.hidden_size, card.num_layers) != (hidden_size, num_layers):
         raise AdapterError(
             f"an adapter must be of its base's shape, got {card.num_layers} blocks of width {card.hidden_size} for a base of "
-            f"{lm.num_layers} blocks of width {lm.hidden_size}; its configuration is damaged, fetch it again"
+            f"{num_layers} blocks of width {hidden_size}; its configuration is damaged, fetch it again"
         )
+
+
+def _read_tensors(folder: Path, card: AdapterCard) -> Adapter:
+    """Build the adapter that the card describes, with the folder's tensors in it."""
     try:
         adapter = build_adapter(card.adapter, hidden_size=card.hidden_size, num_layers=card.num_layers, seed=0)
         tensors = load_file(folder / ADAPTER_TENSORS)
@@ -196,10 +218,10 @@ def load_adapter(folder: Path, lm: FrozenLM) -> tuple[Adapter, AdapterCard]:
     except (ConfigError, SafetensorError, RuntimeError, OSError) as error:
         detail = " ".join(str(error).split())
         raise AdapterError(
-            f"`{ADAPTER_TENSORS}` must hold the tensors its configuration names, got {str(folder)!r}: {detail}"
+            f"`{ADAPTER_TENSORS}` must hold the tensors its configuration names, got {str(folder)!r}: {detail}; fetch the adapter again"
         ) from None
     _check_sound(adapter, tensors, folder)
-    return adapter.to(lm.device).eval(), card
+    return adapter
 
 
 @torch.no_grad()
