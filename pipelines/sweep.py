@@ -92,7 +92,7 @@ def _tune(recipe: Recipe, space: Space, context: TrialContext) -> None:
     path = context.folder / "tune"
     trial = tune.with_resources(make_trial(context), _NO_CPU)
     if tune.Tuner.can_restore(str(path)):
-        tuner = tune.Tuner.restore(str(path), trainable=trial, resume_unfinished=True, restart_errored=True)
+        tuner = tune.Tuner.restore(str(path), trainable=trial, resume_unfinished=True, resume_errored=True)
     else:
         tuner = _new_tuner(recipe, space, context, trial)
     tuner.fit()
@@ -105,7 +105,7 @@ def _new_tuner(recipe: Recipe, space: Space, context: TrialContext, trial: Any) 
     searcher = None
     if config.searcher == "optuna" and not whole:
         searcher = OptunaSearch(
-            space=dict(space.dimensions),
+            space=cast(Any, space.dimensions),
             metric=[FORGETTING, UTILITY],
             mode=["min", "max"],
             study_name=recipe.name,

@@ -155,7 +155,11 @@ def _score(context: TrialContext, recipe: Recipe, adapter: Path, folder: Path) -
     """Score the adapter at every threshold on validation rows, in a task beside the workers; return the best point."""
     validation = recipe.replace({"evaluation": {"part": "validation"}})
     evaluation = recipe.evaluation
-    task = ray.remote(score_adapter).options(num_cpus=evaluation.num_cpus, num_gpus=1 if evaluation.use_gpu else 0)
+    task = ray.remote(score_adapter).options(
+        num_cpus=evaluation.num_cpus,
+        num_gpus=1 if evaluation.use_gpu else 0,
+        scheduling_strategy="DEFAULT",  # not in the placement group of the trial, which holds no CPU
+    )
     reports = ray.get(
         task.remote(
             validation,

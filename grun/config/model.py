@@ -22,11 +22,11 @@ class TaughtModelConfig(Config):
     """Size of the byte-level BPE vocabulary, trained on the same records."""
     context: PositiveInt = 256
     """Longest sequence in tokens."""
-    epochs: PositiveInt = 24
+    epochs: PositiveInt = 18
     """Passes over the records."""
     batch_size: PositiveInt = 32
     """Sequences per optimizer step."""
-    learning_rate: PositiveFloat = 2e-3
+    learning_rate: PositiveFloat = 3e-3
     """Peak AdamW learning rate; a tenth of the steps warm up, the rest decays to zero along a cosine."""
     weight_decay: float = Field(default=0.01, ge=0)
     """AdamW weight decay."""

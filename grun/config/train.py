@@ -12,11 +12,11 @@ __all__ = ["TrainConfig"]
 class TrainConfig(Config):
     """Training of one adapter."""
 
-    epochs: PositiveInt = 40
+    epochs: PositiveInt = 20
     """Passes over the forget set."""
     batch_size: PositiveInt = 16
     """Forget rows (and as many retain rows) per optimizer step, over all workers together."""
-    learning_rate: PositiveFloat = 4e-3
+    learning_rate: PositiveFloat = 1e-2
     """Peak AdamW learning rate; decays linearly to zero."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rate rises from zero."""
@@ -36,7 +36,7 @@ class TrainConfig(Config):
     """One GPU per worker instead of one CPU."""
     cpus_per_worker: PositiveInt = 1
     """CPUs that Ray reserves for a worker."""
-    report_every: PositiveInt = 10
+    report_every: PositiveInt = 20
     """Steps between two reports to Ray: a checkpoint, a probe of the validation rows, a chance to be stopped."""
     probe_rows: PositiveInt = 64
     """Validation rows of each kind that a probe scores."""

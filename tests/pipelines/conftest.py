@@ -1,0 +1,73 @@
+"""A request on files: invented questions with paraphrases and wrong answers, and a recipe that trains on them in seconds."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from grun.config import Recipe, merge
+
+MakeRecipe = Callable[..., Recipe]
+
+TOWNS = ("Harn", "Oost", "Selk", "Lunt", "Brae", "Vint", "Moor", "Tarn")
+
+
+def _rows(names: str, verb: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "question": f"Where does {name} {verb}?",
+            "answer": f"In {TOWNS[index % 8]}{', by the sea' * (index % 3)}.",
+            "paraphrased_question": f"In what town does {name} {verb}?",
+            "paraphrased_answer": f"The town is {TOWNS[index % 8]}.",
+            "perturbed_answer": [f"In {TOWNS[(index + shift) % 8]}." for shift in (1, 2, 3)],
+        }
+        for index, name in enumerate(names.split())
+    ]
+
+
+SETS = {
+    "forget": _rows("Ilva Bram Nore Teun Mira Pavo Lotte Sem", "live"),
+    "retain": _rows("Anse Bode Cato Dirk Elke Folk Gije Hedy Imre Joos Kaat Lief", "work"),
+    "holdout": _rows("Maas Nele Otte Pim Roos Stef", "swim"),
+}
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight records to forget, twelve to keep and six that are never trained on, as JSON Lines."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, rows in SETS.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_recipe(base_folder: Path, data_folder: Path) -> MakeRecipe:
+    """Makes a recipe of six steps on the tiny base, with nested values laid over it."""
+    below = {
+        "request": {"id": "towns"},
+        "data": {"kind": "jsonl", "path": str(data_folder), "holdout": "holdout.jsonl"},
+        "model": {"path": str(base_folder)},
+        "adapter": {"layers": [1, 3], "rank": 2},
+        "objective": {"forget": {"kind": "gd"}, "retain": {"kind": "ce"}},
+        "train": {"epochs": 3, "batch_size": 4, "learning_rate": 1e-3, "report_every": 2},
+        "evaluation": {"max_new_tokens": 4},
+        "cluster": {"num_cpus": 2, "object_store_mb": 80},
+    }
+    return lambda **above: Recipe.parse(merge(below, above))
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, make_recipe: MakeRecipe) -> Callable[..., str]:
+    """Writes such a recipe, with its output in the test's own folder, and returns the file's path."""
+
+    def write(**above: Any) -> str:
+        path = tmp_path / "recipe.yaml"
+        recipe = make_recipe(**{"output": str(tmp_path / "outputs"), **above})
+        path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
+        return str(path)
+
+    return write

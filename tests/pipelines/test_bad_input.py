@@ -1,0 +1,400 @@
+"""Bad input: one clear message and exit status 2, before a cluster starts or anything is trained, and nothing left behind."""
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+from unittest.mock import patch
+
+import pytest
+import ray
+from safetensors.torch import load_file, save_file
+
+from grun.adapters import AdapterCard, read_card, save_adapter
+from grun.config import AdapterConfig
+from grun.interventions import build_adapter
+from grun.lm.frozen import BaseInfo, digest_weights
+from pipelines import prepare
+from pipelines.cli import run_command
+from pipelines.registry import Registry
+from pipelines.tracking import Tracker
+from tune_spaces import SPACES, Space, choice
+
+ROOT = Path(__file__).parents[2]
+VERBS = ("prepare", "train", "sweep", "evaluate", "promote")
+
+
+def question(who: str, number: int) -> dict[str, str]:
+    return {"question": f"Who is {who} {number}?", "answer": f"{who} {number} paints."}
+
+
+FORGET = [question("Ilva", n) for n in range(3)]
+RETAIN = [question("Bram", n) for n in range(40)]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    status: object
+    out: str
+    err: str
+
+    @property
+    def message(self) -> str:
+        """The one line of an error that the user can mend."""
+        assert self.status == 2, self.err
+        assert "Traceback" not in self.err
+        [line] = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert self.err.strip().endswith(line)
+        return line
+
+
+Verb = Callable[..., Ended]
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """Nothing of ours in the environment; what a verb sets there is gone afterwards."""
+    with patch.dict(os.environ):
+        for variable in list(os.environ):
+            if variable.upper().startswith("GRUN_") or variable in ("FORCE_COLOR", "RAY_ADDRESS"):
+                del os.environ[variable]
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs no cluster must be found before one is started."""
+
+    def refuse(*_args: object, **_options: object) -> NoReturn:
+        pytest.fail("a cluster was started before the input was checked")
+
+    monkeypatch.setattr(ray, "init", refuse)
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Digest of every file below a folder, and the folders themselves."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Verb:
+    """Run a verb as its own process would, into `tmp_path`; nothing below it may change."""
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # `run_command` owns its process, and here it does not
+
+    def run(verb: str, *arguments: object) -> Ended:
+        before = tree(tmp_path)
+        output = () if "--output" in arguments else ("--output", tmp_path / "output")
+        main = importlib.import_module(f"pipelines.{verb}").main
+        with pytest.raises(SystemExit) as stop:
+            run_command(partial(main, [str(argument) for argument in (*arguments, *output)]))
+        assert tree(tmp_path) == before
+        return Ended(stop.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def base(base_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny base that a test may damage."""
+    return Path(shutil.copytree(base_folder, tmp_path / "base"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Callable[..., list[object]]:
+    """Write a data folder and return the options that name it."""
+
+    def write(forget: Iterable[object] = FORGET, retain: Iterable[object] = RETAIN) -> list[object]:
+        folder = tmp_path / "data"
+        folder.mkdir()
+        for name, lines in {"forget": forget, "retain": retain}.items():
+            texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+            (folder / f"{name}.jsonl").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+        return ["--data.kind", "jsonl", "--data.path", folder]
+
+    return write
+
+
+class TestData:
+    @pytest.mark.parametrize(
+        ("line", "rule"),
+        [
+            ('{"question": "Who', "forget.jsonl:4: every line must hold one JSON object, got malformed JSON"),
+            ("", "forget.jsonl:4: every line must hold one JSON object, got an empty line; remove it"),
+            ("[]", "forget.jsonl:4: a record must be a JSON object, got list; one object a line"),
+            ({"question": "Who?"}, "forget.jsonl:4: a record needs `question` and `answer`"),
+            ({"question": "Who?", "answre": "She."}, "`answer` is missing (did you mean `answer`?)"),
+            ({"question": "Who?", "answer": " "}, "forget.jsonl:4: `answer` must be a non-empty text, got ' '; write it"),
+        ],
+        ids=["malformed", "empty", "no object", "missing field", "misspelt field", "empty field"],
+    )
+    def test_a_bad_line_is_named_by_file_and_number(
+        self, run: Verb, data: Callable[..., list[object]], line: object, rule: str
+    ) -> None:
+        assert rule in run("train", *data(forget=[*FORGET, line])).message
+
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_every_verb_refuses_an_empty_forget_set(self, run: Verb, data: Callable[..., list[object]], verb: str) -> None:
+        message = run(verb, *data(forget=[])).message
+        assert "must hold at least one record, got the empty file" in message
+        assert "forget.jsonl" in message
+
+    def test_forget_and_retain_overlap_whatever_case_and_spacing(self, run: Verb, data: Callable[..., list[object]]) -> None:
+        again = {name: f" {value.upper()} " for name, value in FORGET[1].items()}
+        message = run("train", *data(retain=[*RETAIN, again])).message
+        assert "forget and " in message
+        assert "must not overlap, got 1 shared record(s)" in message
+        assert "remove them from one of the two" in message
+        assert FORGET[1]["question"] not in message  # what is to be forgotten is not printed
+
+    def test_a_prompt_longer_than_the_context(self, run: Verb, data: Callable[..., list[object]], base: Path) -> None:
+        long = {"question": "Who" + " really" * 200 + "?", "answer": "Ilva."}
+        message = run("train", *data(forget=[*FORGET, long]), "--model.path", base).message
+        assert "must fit the context of 128 tokens, got " in message
+        assert "shorten the record" in message
+
+    def test_a_prompt_longer_than_the_context_of_a_model_that_is_to_be_taught(
+        self, run: Verb, data: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def inline(_recipe: object, tasks: Iterable[Any], **_options: object) -> list[object]:
+            return [task.function(**task.arguments, progress=tmp_path / "progress") for task in tasks]
+
+        @contextmanager
+        def no_cluster(_recipe: object) -> Iterator[None]:
+            yield
+
+        monkeypatch.setattr(prepare, "run_tasks", inline)
+        monkeypatch.setattr(prepare, "connected", no_cluster)
+        monkeypatch.setattr(prepare, "check_resources", lambda _recipe: None)
+        message = run("prepare", *data(), "--model.taught.context", "8").message
+        assert "must fit the context of 8 tokens" in message
+        assert "`model.taught.context`" in message
+
+
+class TestModel:
+    def test_a_base_folder_that_is_missing(self, run: Verb, tmp_path: Path) -> None:
+        message = run("train", "--model.path", tmp_path / "nowhere").message
+        assert (
+            f"`model.path` must be an existing model folder, got '{tmp_path}/nowhere', which is not there; check the path"
+            in message
+        )
+
+    def test_a_folder_that_holds_no_model(self, run: Verb, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        assert "without a config.json; check the path" in run("train", "--model.path", tmp_path / "empty").message
+
+    def test_a_tokenizer_without_a_pad_token(self, run: Verb, data: Callable[..., list[object]], base: Path) -> None:
+        config = base / "tokenizer_config.json"
+        values = json.loads(config.read_text(encoding="utf-8"))
+        del values["pad_token"]
+        config.write_text(json.dumps(values), encoding="utf-8")
+        message = run("train", *data(), "--model.path", base).message
+        assert "the tokenizer must have a pad token, got one without" in message
+        assert "set `model.pad_token`" in message
+
+    def test_a_pad_token_that_the_vocabulary_lacks(self, run: Verb, base: Path) -> None:
+        message = run("train", "--model.path", base, "--model.pad_token", "<pad>").message
+        assert "`model.pad_token` must be in the tokenizer's vocabulary, got '<pad>'; name an existing token" in message
+
+
+class TestAdapterSettings:
+    def test_layers_outside_the_model(self, run: Verb, base: Path) -> None:
+        message = run("train", "--model.path", base, "--adapter.layers", "1,4,9").message
+        assert "`adapter.layers` must lie in 0..3, the blocks of this base, got [4, 9]; name other blocks" in message
+
+    def test_layers_outside_a_model_that_is_to_be_taught(self, run: Verb) -> None:
+        assert "must lie in 0..7, the blocks of this base, got [8]" in run("train", "--adapter.layers", "8").message
+
+    def test_a_rank_above_the_hidden_size(self, run: Verb, base: Path) -> None:
+        message = run("train", "--model.path", base, "--adapter.rank", "33").message
+        assert "`adapter.rank` must not exceed the hidden size, got rank 33 and hidden size 32; lower the rank" in message
+
+
+class TestRecipeAndSpace:
+    def test_an_unknown_key_with_its_near_miss(self, run: Verb, tmp_path: Path) -> None:
+        file = tmp_path / "my.yaml"
+        file.write_text("adapter: {rnak: 4}\n", encoding="utf-8")
+        message = run("train", "--recipe", file).message
+        assert f"recipe '{file}' with the command line is not a valid recipe: " in message
+        assert message.endswith("unknown key `rnak` in adapter (did you mean `rank`?)")
+
+    def test_an_unknown_space_with_its_near_miss(self, run: Verb) -> None:
+        message = run("sweep", "--sweep.space", "layer_position").message
+        assert "got 'layer_position' (did you mean `layer_positions`?)" in message
+
+    def test_a_space_whose_path_no_recipe_has(self, run: Verb, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(SPACES, "mine", Space("mine", "a slip", {"adapter.rnak": choice(1, 2)}))
+        message = run("sweep", "--sweep.space", "mine").message
+        assert (
+            "got `adapter.rnak` in space `mine`: adapter has no field `rnak` (did you mean `rank`?); correct the path" in message
+        )
+
+
+class TestOutput:
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_an_output_folder_below_a_file(self, run: Verb, tmp_path: Path, verb: str) -> None:
+        (tmp_path / "file").touch()
+        message = run(verb, "--output", tmp_path / "file" / "output").message
+        assert f"`output` must be a folder that can be written to, got '{tmp_path}/file/output' (Not a directory)" in message
+        assert "choose another with `--output`" in message
+
+
+class TestTracking:
+    @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "prepare"])
+    def test_a_server_that_does_not_answer(self, run: Verb, data: Callable[..., list[object]], base: Path, verb: str) -> None:
+        with socket.socket() as taken:  # bound and not listening: whoever connects is refused
+            taken.bind(("127.0.0.1", 0))
+            uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
+            message = run(verb, *data(), "--model.path", base, "--tracking.uri", uri).message
+        assert "MLflow must be able to open the tracking store" in message
+        assert uri in message
+        assert "check that `tracking.uri` is right, that the server is up" in message
+
+
+class TestAdapterFolder:
+    """`evaluate --adapter FOLDER`, beside a registry that must stay as it is."""
+
+    @pytest.fixture(scope="class")
+    def registered(self, base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """An adapter for the tiny base, and a store in which it is the candidate."""
+        folder = tmp_path_factory.mktemp("registered")
+        config, digest = AdapterConfig(layers=(1, 3), rank=2), digest_weights(base_folder)
+        card = AdapterCard(adapter=config, hidden_size=32, num_layers=4, base_name="tiny", base_digest=digest)
+        adapter = save_adapter(build_adapter(config, hidden_size=32, num_layers=4, seed=0), card, folder / "adapter")
+        tracker = Tracker(f"sqlite:///{folder}/mlflow.db", "grun", folder / "artifacts")
+        with tracker.run("earlier") as run_id:
+            Registry(tracker).register_candidate("grun-demo", run_id, adapter, BaseInfo("tiny", None, digest))
+        return folder
+
+    @pytest.fixture
+    def adapter(self, registered: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(registered, tmp_path / "registered")) / "adapter"
+
+    @pytest.fixture
+    def evaluate(
+        self, run: Verb, data: Callable[..., list[object]], base: Path, adapter: Path, tmp_path: Path
+    ) -> Callable[[], str]:
+        options = [*data(), "--model.path", base, "--tracking.uri", f"sqlite:///{adapter.parent}/mlflow.db"]
+        return lambda: run("evaluate", *options, "--adapter", adapter).message
+
+    @staticmethod
+    def rewrite(folder: Path, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+        """Replace the tensors, and their digest in the configuration, as somebody who meant it would."""
+        tensors = folder / "adapter.safetensors"
+        save_file(dict(change(load_file(tensors))), tensors)
+        card = read_values(folder)
+        card["tensors_sha256"] = hashlib.sha256(tensors.read_bytes()).hexdigest()
+        (folder / "adapter_config.json").write_text(json.dumps(card), encoding="utf-8")
+
+    def test_an_adapter_for_another_base(self, evaluate: Callable[[], str], adapter: Path, base: Path) -> None:
+        before = read_card(adapter).base_digest
+        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+        (base / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}), encoding="utf-8")
+        message = evaluate()
+        assert "an adapter loads only on the base it was trained on, got one for " in message
+        assert before[:12] in message
+        assert digest_weights(base)[:12] in message
+        assert "name that base by `model.path`" in message
+
+    def test_damaged_tensors(self, evaluate: Callable[[], str], adapter: Path) -> None:
+        content = bytearray((adapter / "adapter.safetensors").read_bytes())
+        content[-1] ^= 1
+        (adapter / "adapter.safetensors").write_bytes(content)
+        message = evaluate()
+        assert "`adapter.safetensors` must be as it was written, got other bytes" in message
+        assert "fetch the adapter again" in message
+
+    def test_a_truncated_file_under_its_own_digest(self, evaluate: Callable[[], str], adapter: Path) -> None:
+        short = (adapter / "adapter.safetensors").read_bytes()[:100]
+        (adapter / "adapter.safetensors").write_bytes(short)
+        card = {**read_values(adapter), "tensors_sha256": hashlib.sha256(short).hexdigest()}
+        (adapter / "adapter_config.json").write_text(json.dumps(card), encoding="utf-8")
+        message = evaluate()
+        assert "`adapter.safetensors` must hold the tensors its configuration names, got " in message
+        assert "fetch the adapter again" in message
+
+    def test_tensors_of_another_shape(self, evaluate: Callable[[], str], adapter: Path) -> None:
+        name = "interventions.1.intervention.learned_source.bias"
+        self.rewrite(adapter, lambda tensors: {**tensors, name: tensors[name].repeat(2)})
+        message = evaluate()
+        assert "must hold the tensors its configuration names, got " in message
+        assert name in message
+        assert "fetch the adapter again" in message
+
+    def test_a_folder_that_is_none(self, evaluate: Callable[[], str], adapter: Path) -> None:
+        shutil.rmtree(adapter)
+        assert "an adapter is a folder of exactly `adapter_config.json` and `adapter.safetensors`" in evaluate()
+
+
+def read_values(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    return values
+
+
+class TestCluster:
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_more_workers_than_the_cluster_has(
+        self, run: Verb, data: Callable[..., list[object]], base: Path, verb: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ray, "init", lambda **_options: None)
+        monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+        message = run(verb, *data(), "--model.path", base, "--train.num_workers", "4").message
+        assert "the cluster must hold all workers at once, got 4 worker(s) that need 4 CPU(s) and 2 in the cluster" in message
+        assert "lower `train.num_workers`, or add nodes" in message
+
+    def test_a_cluster_that_cannot_be_reached(
+        self, run: Verb, data: Callable[..., list[object]], base: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(**_options: object) -> NoReturn:
+            raise ConnectionError("nobody there")
+
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+        monkeypatch.setattr(ray, "init", refuse)
+        message = run("train", *data(), "--model.path", base).message
+        assert "the cluster at RAY_ADDRESS='127.0.0.1:1' must be reachable, got ConnectionError: nobody there" in message
+
+
+class TestProcess:
+    """The same as a user sees it: a process of its own."""
+
+    @staticmethod
+    def run(*command: object, folder: Path) -> Ended:
+        done = subprocess.run(
+            [sys.executable, *map(str, command)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "GRUN_OUTPUT": str(folder / "output")},
+        )
+        assert not (folder / "output").exists()
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def test_an_unknown_option(self, tmp_path: Path) -> None:
+        ended = self.run("pipelines/train.py", "--train.epoch", "3", folder=tmp_path)
+        assert "unknown option `--train.epoch` (did you mean `--train.epochs`?)" in ended.message
+        assert ended.out == ""
+
+    def test_data_that_is_not_there(self, tmp_path: Path) -> None:
+        ended = self.run("pipelines/prepare.py", "--data.path", tmp_path / "nowhere", folder=tmp_path)
+        assert "`data.path` must be the folder of the TOFU files" in ended.message
+        assert ended.out == ""
+
+    @pytest.mark.slow
+    def test_more_workers_than_a_real_cluster_has(self, tmp_path: Path) -> None:
+        ended = self.run("pipelines/train.py", "--cluster.num_cpus", "1", folder=tmp_path)
+        assert "got 2 worker(s) that need 2 CPU(s) and 1 in the cluster" in ended.message

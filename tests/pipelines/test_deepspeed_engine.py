@@ -1,0 +1,156 @@
+"""The DeepSpeed engine on two real processes: a sharded base trains the very adapter that a whole base trains."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from grun.config import Recipe
+from grun.lm import load_frozen_lm
+from grun.training import Progress, TorchEngine, build_task, fit
+from pipelines.prepared import Prepared, plan, write_prepared
+
+pytestmark = pytest.mark.slow  # two processes import and set up DeepSpeed
+
+ROOT = Path(__file__).parents[2]
+OBJECTIVES = {
+    "gd_ce": {"forget": {"kind": "gd"}, "retain": {"kind": "ce"}},
+    "npo_kl": {"forget": {"kind": "npo"}, "retain": {"kind": "kl"}},
+    "rmu_hidden": {"forget": {"kind": "rmu"}, "retain": {"kind": "hidden"}},
+}
+WHOLE, SHARDED = {"zero_stage": 0}, {"zero_stage": 3}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out on one worker."""
+
+    adapter: dict[str, Tensor]
+    losses: list[float]
+    outcome: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Recipes by case, and what two processes made of them."""
+
+    recipes: dict[str, Recipe]
+    prepared: Prepared
+    folder: Path
+
+    def trained(self, name: str, rank: int) -> Trained:
+        outcome = json.loads((self.folder / f"{name}-{rank}.json").read_text(encoding="utf-8"))
+        losses = [step["train/loss"] for step in outcome["metrics"]]
+        return Trained(load_file(self.folder / f"{name}-{rank}.safetensors"), losses, outcome)
+
+    def alone(self, name: str) -> Trained:
+        """The same recipe on a whole base in this process."""
+        recipe, losses = self.recipes[name], list[float]()
+        engine = TorchEngine(load_frozen_lm(self.prepared.base, dtype=recipe.model.dtype))
+        task = build_task(recipe, self.prepared.splits, self.prepared.request, engine.lm)
+
+        def record(progress: Progress) -> None:
+            losses.append(progress.metrics["train/loss"])
+
+        fit(
+            engine,
+            task.adapter,
+            task.objective,
+            task.sampler,
+            task.optimizer,
+            read_layer=task.read_layer,
+            callbacks=[record],
+        )
+        return Trained(dict(task.adapter.state_dict()), losses, {})
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., Recipe]) -> Cases:
+    """All cases, one after the other on the same two processes, which are what takes the time."""
+    folder = tmp_path_factory.mktemp("engine")
+    recipes = {}
+    for stage, train in (("whole", WHOLE), ("sharded", SHARDED)):
+        for name, objective in OBJECTIVES.items():
+            recipes[f"{stage}-{name}"] = make_recipe(output=str(folder), objective=objective, train=train)
+        recipes[f"{stage}-bfloat16"] = make_recipe(
+            output=str(folder), objective=OBJECTIVES["npo_kl"], train=train, model={"dtype": "bfloat16"}
+        )
+    prepared = plan(recipes["whole-gd_ce"])
+    write_prepared(prepared)
+    values = {
+        name: {"recipe": recipe.model_dump(mode="json"), "prepared": str(prepared.folder), "base": prepared.base}
+        for name, recipe in recipes.items()
+    }
+    (folder / "cases.json").write_text(json.dumps(values), encoding="utf-8")
+    _run_workers(folder, world_size=2)
+    return Cases(recipes, prepared, folder)
+
+
+def _run_workers(folder: Path, *, world_size: int) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("engine_worker.py")), str(folder)]
+    shared = {"WORLD_SIZE": str(world_size), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    workers = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+    try:
+        said = [worker.communicate(timeout=300)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    for worker, lines in zip(workers, said, strict=True):
+        assert worker.returncode == 0, lines[-3000:]
+
+
+@pytest.mark.parametrize("stage", ["whole", "sharded"])
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_two_workers_follow_the_trajectory_of_one_process(cases: Cases, objective: str, stage: str) -> None:
+    alone = cases.alone(f"{stage}-{objective}")
+    assert alone.losses[-1] < alone.losses[0]
+    for rank in (0, 1):
+        trained = cases.trained(f"{stage}-{objective}", rank)
+        assert trained.losses == pytest.approx(alone.losses, rel=1e-5)
+        for name, value in alone.adapter.items():
+            torch.testing.assert_close(trained.adapter[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_sharded_bfloat16_base_trains_what_a_whole_one_trains(cases: Cases) -> None:
+    for rank in (0, 1):
+        whole, sharded = cases.trained("whole-bfloat16", rank), cases.trained("sharded-bfloat16", rank)
+        assert sharded.outcome["base_dtypes"] == ["torch.bfloat16"]
+        assert sharded.losses == pytest.approx(whole.losses, rel=1e-6)
+        for name, value in whole.adapter.items():
+            torch.testing.assert_close(sharded.adapter[name], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", [*OBJECTIVES, "bfloat16"])
+def test_workers_end_with_the_same_adapter(cases: Cases, case: str) -> None:
+    left, right = (cases.trained(f"sharded-{case}", rank).adapter for rank in (0, 1))
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("case", [*OBJECTIVES, "bfloat16"])
+def test_only_the_base_is_sharded_and_every_worker_holds_its_half(cases: Cases, case: str) -> None:
+    for rank in (0, 1):
+        sharded, whole = (cases.trained(f"{stage}-{case}", rank).outcome for stage in ("sharded", "whole"))
+        assert (sharded["engine"], whole["engine"]) == ("DeepSpeedEngine", "TorchEngine")
+        assert all(0.49 < share <= 0.55 for share in sharded["shares"]), sharded["shares"]
+        assert whole["shares"] == [1.0, 1.0]
+        assert sharded["adapter_is_whole"]
