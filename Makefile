@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test check lint types contracts test-all clean
+.PHONY: setup demo test check lint types contracts test-slow clean
 
 # installed by a lock: pyreft pins an old transformers, and plain torch would bring gigabytes of CUDA
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -23,8 +23,8 @@ demo: setup  ## from a fresh clone to a promoted adapter
 test: setup  ## from a fresh clone to passing tests
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: setup
-	$(BIN)/python -m pytest
+test-slow: setup  ## what takes longer, on real clusters
+	$(BIN)/python -m pytest -m slow
 
 lint: setup
 	$(BIN)/ruff check .
@@ -36,7 +36,7 @@ types: setup
 contracts: setup
 	$(BIN)/lint-imports
 
-check: lint types contracts test-all  ## everything that CI checks
+check: lint types contracts test test-slow  ## everything that CI checks
 
 clean:
 	rm -rf $(VENV) outputs build *.egg-info

@@ -1,97 +1,186 @@
-"""`train` on a real local Ray: what it leaves behind, and that an interrupted run ends where an uninterrupted one does."""
+"""`train` on a real local Ray: what a run leaves behind, and that an interrupted run ends where an uninterrupted one does."""
 
 import json
 import os
-import subprocess
-import sys
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
-import ray
 import torch
-from ray.cluster_utils import Cluster
+from mlflow.entities import Run as MlflowRun
 from safetensors.torch import load_file
 
 from grun.config import Recipe
-from grun.errors import ClusterError, ConfigError
 from pipelines import train
+from pipelines.cli import run_command
+from pipelines.cluster import connected
+from pipelines.prepared import plan
 from pipelines.registry import Registry
 from pipelines.tracking import Tracker
 from pipelines.worker import OUTCOME_FILE, STOP_FILE
 
 pytestmark = pytest.mark.slow  # every run starts worker processes, which import DeepSpeed
 
-ROOT = Path(__file__).parents[2]
-RecipeFile = Callable[..., str]
-
-
-@pytest.fixture(scope="session")
-def ray_token(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Ray's token in a folder of the tests, not in the user's home."""
-    path = tmp_path_factory.mktemp("ray") / "token"
-    path.write_text("0123456789abcdef" * 2, encoding="utf-8")
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
-
-
-@pytest.fixture(scope="session")
-def cluster(ray_token: dict[str, str]) -> Iterator[str]:
-    """A cluster of one node with two CPUs that outlives the commands; `RAY_ADDRESS` names it."""
-    with mock.patch.dict(os.environ, ray_token):
-        head = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 80 * 10**6, "include_dashboard": False}
-        )
-        os.environ["RAY_ADDRESS"] = head.address
-        try:
-            yield head.address
-        finally:
-            ray.shutdown()
-            head.shutdown()
-
 
 @dataclass(frozen=True)
 class Run:
-    """What a training command left behind."""
+    """A training command that has ended."""
 
-    output: Path
-    folder: Path
+    recipe: Recipe
 
     @property
-    def spool(self) -> list[dict[str, object]]:
+    def folder(self) -> Path:
+        return train.run_folder(self.recipe)
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        values: dict[str, Any] = json.loads((self.folder / OUTCOME_FILE).read_text(encoding="utf-8"))
+        return values
+
+    @property
+    def spool(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
     @property
-    def outcome(self) -> dict[str, object]:
-        values: dict[str, object] = json.loads((self.folder / OUTCOME_FILE).read_text(encoding="utf-8"))
-        return values
+    def tracker(self) -> Tracker:
+        return Tracker.open(self.recipe.tracking, self.recipe.output)
 
-    def assert_same_adapter(self, other: "Run") -> None:
-        mine, his = (load_file(run.folder / "adapter" / "adapter.safetensors") for run in (self, other))
-        assert mine.keys() == his.keys()
+    @property
+    def recorded(self) -> MlflowRun:
+        """The one MLflow run of this command."""
+        [run] = self.tracker.search(f"attributes.run_name = '{self.recipe.name}'")
+        return run
+
+    def has_adapter_of(self, other: "Run") -> None:
+        mine, theirs = (load_file(run.folder / "adapter" / "adapter.safetensors") for run in (self, other))
+        assert mine.keys() == theirs.keys()
         for name, value in mine.items():
-            torch.testing.assert_close(his[name], value, rtol=0, atol=1e-6)
+            torch.testing.assert_close(value, theirs[name], rtol=0, atol=1e-6)
 
 
-@pytest.fixture(scope="session")
-def straight(cluster: str, tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., Recipe]) -> Run:
+TrainIt = Callable[..., Run]
+
+
+@pytest.fixture(scope="module")
+def train_it(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., Recipe]) -> Iterator[TrainIt]:
+    """Trains a recipe by the command, on one cluster of two CPUs and into one output folder for all tests.
+
+    Ray's token lies in a folder of the tests and not in the user's home.
+    """
+    output = tmp_path_factory.mktemp("train")
+    token = output / "token"
+    token.write_text("0123456789abcdef" * 2, encoding="utf-8")
+
+    def train_it(name: str, *, status: int = 0, **above: Any) -> Run:
+        recipe = make_recipe(name=name, output=str(output), **above)
+        file = output / f"{name}.yaml"
+        file.write_text(json.dumps(recipe.model_dump(mode="json")), encoding="utf-8")  # JSON is YAML
+        with pytest.raises(SystemExit) as ended:
+            run_command(lambda: train.main(["--recipe", str(file)]))
+        assert ended.value.code == status
+        return Run(recipe)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with mock.patch.dict(os.environ, {"RAY_AUTH_TOKEN_PATH": str(token)}):
+        os.environ.pop("RAY_ADDRESS", None)
+        # the cluster outlives the commands
+        with connected(make_recipe()), mock.patch.object(train, "connected", lambda _recipe: nullcontext()):
+            yield train_it
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture(scope="module")
+def straight(train_it: TrainIt) -> Run:
     """An uninterrupted run on two DeepSpeed workers."""
-    output = tmp_path_factory.mktemp("straight")
-    return _train(make_recipe(output=str(output)))
-
-
-def _train(recipe: Recipe, *options: str) -> Run:
-    recipe.output.mkdir(parents=True, exist_ok=True)
-    file = recipe.output / "recipe.yaml"
-    file.write_text(json.dumps(recipe.model_dump(mode="json")), encoding="utf-8")  # JSON is YAML
-    assert train.main(["--recipe", str(file), *options]) == 0
-    return Run(recipe.output, recipe.output / "runs" / recipe.name)
+    return train_it("straight")
 
 
 def test_a_run_leaves_an_adapter_and_every_step_behind(straight: Run) -> None:
     assert sorted(path.name for path in (straight.folder / "adapter").iterdir()) == ["adapter.json", "adapter.safetensors"]
     assert [line["step"] for line in straight.spool] == [1, 2, 3, 4, 5, 6]
     outcome = straight.outcome
-    assert 0.49 < float(str(outcome.pop("resident_share"))) <= 0.55
+    assert 0.49 < outcome.pop("resident_share") <= 0.55
     assert outcome == {"steps": 6, "total_steps": 6, "stopped_early": False}
+
+
+def test_a_run_is_recorded_and_its_adapter_registered_as_candidate(straight: Run) -> None:
+    run = straight.recorded
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.learning_rate"] == "0.001"
+    assert run.data.params["objective.forget.kind"] == "gd"
+    assert run.data.metrics["train/loss"] == straight.spool[-1]["metrics"]["train/loss"]
+    history = straight.tracker.client.get_metric_history(run.info.run_id, "train/loss")
+    assert {point.step: point.value for point in history} == {
+        line["step"]: line["metrics"]["train/loss"] for line in straight.spool
+    }
+    version = straight.tracker.client.get_model_version_by_alias("grun-towns", "candidate")
+    assert version.run_id == run.info.run_id
+    assert Registry(straight.tracker).version_of("grun-towns", "candidate") == int(version.version)
+
+
+def test_data_are_recorded_by_digest_and_never_by_text(straight: Run) -> None:
+    request = plan(straight.recipe).request
+    inputs = {
+        next(tag.value for tag in entry.tags if tag.key == "mlflow.data.context"): entry.dataset
+        for entry in straight.recorded.inputs.dataset_inputs
+    }
+    assert {name: json.loads(dataset.source)["sha256"] for name, dataset in inputs.items()} == request.data_digests
+    for path in (straight.recipe.output / "mlflow").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert b"Ilva" not in content, path
+            assert b"by the sea" not in content, path
+
+
+def test_a_stopped_run_goes_on_with_another_number_of_workers_to_the_same_adapter(train_it: TrainIt, straight: Run) -> None:
+    folder = straight.folder.with_name("stopped")
+    folder.mkdir(parents=True)
+    (folder / STOP_FILE).touch()
+    stopped = train_it("stopped")
+    assert stopped.folder == folder
+    assert {**stopped.outcome, "resident_share": None} == {
+        "steps": 2,
+        "total_steps": 6,
+        "stopped_early": True,
+        "resident_share": None,
+    }
+    assert [line["step"] for line in stopped.spool] == [1, 2]
+    for name in (STOP_FILE, OUTCOME_FILE):
+        (folder / name).unlink()
+    continued = train_it("stopped", train={"num_workers": 1})
+    assert [line["step"] for line in continued.spool] == [1, 2, 3, 4, 5, 6]
+    assert continued.outcome == {"steps": 6, "total_steps": 6, "stopped_early": False, "resident_share": 1.0}
+    continued.has_adapter_of(straight)
+    assert continued.recorded.info.status == "FINISHED"
+
+
+def test_a_finished_run_is_not_trained_again(train_it: TrainIt, straight: Run) -> None:
+    spool, adapter = straight.spool, (straight.folder / "adapter" / "adapter.safetensors").read_bytes()
+    again = train_it("straight")
+    assert again.spool == spool
+    assert (again.folder / "adapter" / "adapter.safetensors").read_bytes() == adapter
+    assert again.recorded.info.status == "FINISHED"  # one run, and not a second one
+
+
+def test_whole_bases_give_the_same_adapter(train_it: TrainIt, straight: Run) -> None:
+    whole = train_it("whole", train={"engine": "torch"})
+    assert whole.outcome["resident_share"] == 1.0
+    whole.has_adapter_of(straight)
+
+
+def test_other_settings_under_the_same_name_are_refused(
+    train_it: TrainIt, straight: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_it("straight", status=2, seed=1)
+    assert "got other values in ['seed']" in capsys.readouterr().err
+
+
+def test_more_workers_than_the_cluster_holds_are_refused(train_it: TrainIt, capsys: pytest.CaptureFixture[str]) -> None:
+    refused = train_it("crowd", status=2, train={"num_workers": 4})
+    assert "got 4 worker(s) that need 4 CPU(s) and 2 in the cluster" in capsys.readouterr().err
+    assert not refused.folder.exists()

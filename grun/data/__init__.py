@@ -1,0 +1,4 @@
+"""Data: records -> splits -> prompts -> batches; the embedded testbed; refusals.
+
+Nothing is re-exported: records, splits and the testbed are read without torch, prompts and batches need it.
+"""
