@@ -10,26 +10,20 @@ import getpass
 import os
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
-
-from grun.adapters import load_adapter, read_card
 from grun.config import Recipe
-from grun.data.batches import collate
-from grun.data.prompts import PromptEncoder
 from grun.evaluation.report import EvalReport
-from grun.evaluation.sets import evaluation_sets
-from grun.lm import IntervenedLM, load_frozen_lm
 from grun.promotion import Decision, PromotionPolicy
 from pipelines.cli import parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, summary
 from pipelines.evaluate import evaluate, report_rows
+from pipelines.identity import identical_where_closed
 from pipelines.lease import Lease
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
 from pipelines.registry import CANDIDATE, CHAMPION, Registry, Verdict
+from pipelines.tasks import HelperTask, run_tasks
 from pipelines.tracking import Tracker
 from pipelines.train import train
 
@@ -74,7 +68,12 @@ def _judge(recipe: Recipe, prepared: Prepared, registry: Registry, lease: Lease)
             test, prepared, champion_folder, folder / f"v{champion}", title=f"judging the champion, version {champion}"
         )
     decision = PromotionPolicy(recipe.promotion).decide(report, incumbent)
-    identical, closed = identical_where_closed(test, prepared, adapter)
+    comparison = HelperTask(
+        "comparing logits",
+        identical_where_closed,
+        {"recipe": test, "prepared": prepared.folder, "base": prepared.base, "adapter_folder": adapter},
+    )
+    [(identical, closed)] = run_tasks(recipe, [comparison], shared=recipe.output.absolute())
     verdict = Verdict(
         decision.decision.value,
         decision.reasons,
@@ -104,34 +103,6 @@ def _judge(recipe: Recipe, prepared: Prepared, registry: Registry, lease: Lease)
         else ["python pipelines/sweep.py"],
     )
     return 0 if promoted else NOT_PROMOTED
-
-
-@torch.no_grad()
-def identical_where_closed(recipe: Recipe, prepared: Prepared, adapter_folder: Path) -> tuple[int, int]:
-    """Count held-out ordinary prompts whose gates stay closed, and those of them with logits equal to the base's, bit for bit.
-
-    Returns:
-        (identical, closed).
-    """
-    card = read_card(adapter_folder)
-    model = recipe.model
-    lm = load_frozen_lm(prepared.base, revision=model.revision, dtype=model.dtype, pad_token=model.pad_token)
-    adapter, _card = load_adapter(adapter_folder, lm)
-    encoder = PromptEncoder(lm.tokenizer, recipe.prompt, context=lm.context)
-    [holdout] = [s for s in evaluation_sets(prepared.splits, part=recipe.evaluation.part) if s.role == "holdout"]
-    served = IntervenedLM(lm, adapter, threshold=card.adapter.gate_threshold)
-    identical = closed = 0
-    for start in range(0, len(holdout.prompts), recipe.evaluation.batch_size):
-        prompts = holdout.prompts[start : start + recipe.evaluation.batch_size]
-        batch = collate([prompt.encode(encoder) for prompt in prompts], pad_id=lm.pad_id)
-        gates = served.answers(batch).gate_logits
-        assert gates is not None
-        threshold = card.adapter.gate_threshold
-        is_closed = (gates.sigmoid() < (0.0 if threshold is None else threshold)).all(-1)
-        same = (served.logits(batch) == IntervenedLM(lm).logits(batch)).flatten(1).all(-1)
-        closed += int(is_closed.sum())
-        identical += int((is_closed & same).sum())
-    return identical, closed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
