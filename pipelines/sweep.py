@@ -19,13 +19,14 @@ from pipelines.checks import check_rows
 from pipelines.cli import parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, progress
+from pipelines.entry import FORGETTING, UTILITY
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
 from pipelines.recording import record_request, register
 from pipelines.sweep_outcome import SweepOutcome, collect
 from pipelines.sweep_report import publish, show
 from pipelines.sweep_tracking import following_trials
-from pipelines.sweep_trial import FORGETTING, UTILITY, CooperativeASHA, TrialContext, TrialRecord, make_trial
+from pipelines.sweep_trial import CooperativeASHA, TrialContext, TrialRecord, make_trial
 from pipelines.tracking import Tracker
 from pipelines.trainer import claim_folder, total_steps
 from tune_spaces import Space, find_space

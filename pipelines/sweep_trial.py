@@ -14,21 +14,17 @@ from typing import Any, cast
 import ray
 from pydantic import Field
 from ray import tune
-from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from grun.config import Config, Recipe
 from grun.errors import GrunError
+from pipelines.entry import FORGETTING, STOP_FILE, UTILITY, ReportToTune
 from pipelines.prepared import Prepared
 from pipelines.scoring import score_adapter
 from pipelines.trainer import train_on_ray
-from pipelines.worker import STOP_FILE
 from tune_spaces import apply_point
 
-__all__ = ["FORGETTING", "UTILITY", "CooperativeASHA", "TrialContext", "TrialRecord", "make_trial", "read_trials"]
-
-FORGETTING, UTILITY = "sweep/forgetting", "sweep/utility"
-"""The two objectives: what is still leaked (lower is better), what is kept (higher is better)."""
+__all__ = ["CooperativeASHA", "TrialContext", "TrialRecord", "make_trial", "read_trials"]
 
 _TRIAL_FILE = "trial.json"
 
@@ -88,15 +84,6 @@ class TrialContext:
         return self.folder / "trials" / trial_id
 
 
-class _ReportToTune(TuneReportCallback):
-    """Forwards a worker's report to Tune, the probe standing for the two objectives until the trial is scored."""
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        first = metrics[0]
-        objectives = {FORGETTING: first["probe/forget_leaked"], UTILITY: first["probe/ordinary_kept"]}
-        super().after_report(run_context, [{**first, **objectives}], checkpoint)
-
-
 class CooperativeASHA(ASHAScheduler):
     """ASHA whose decision to stop is a request to the trial."""
 
@@ -128,7 +115,7 @@ def make_trial(context: TrialContext) -> Callable[[Mapping[str, Any]], None]:
         record = _begin(folder, trial_id, point)
         try:
             recipe = apply_point(context.recipe, point)
-            outcome = train_on_ray(recipe, context.prepared, folder, name=trial_id, callbacks=[cast(Any, _ReportToTune)()])
+            outcome = train_on_ray(recipe, context.prepared, folder, name=trial_id, callbacks=[cast(Any, ReportToTune)()])
             best = _score(context, recipe, outcome.adapter, folder)
             ended: dict[str, Any] = {
                 name: getattr(outcome, name) for name in ("steps", "total_steps", "stopped_early", "resident_share")

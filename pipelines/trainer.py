@@ -13,8 +13,8 @@ from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConf
 from grun import errors
 from grun.config import Recipe
 from grun.errors import ConfigError, TrainingError
+from pipelines.entry import ERROR_FILE, OUTCOME_FILE, run_worker
 from pipelines.prepared import Prepared
-from pipelines.worker import ERROR_FILE, OUTCOME_FILE, run_worker
 
 __all__ = ["TrainOutcome", "claim_folder", "total_steps", "train_on_ray"]
 

@@ -36,15 +36,14 @@ from grun.training import (
     save_checkpoint,
 )
 from pipelines.deepspeed_engine import DeepSpeedEngine, resident_share
+from pipelines.entry import ERROR_FILE, OUTCOME_FILE, STOP_FILE
 from pipelines.prepared import read_prepared
 from pipelines.probe import Probe
 
-__all__ = ["ERROR_FILE", "OUTCOME_FILE", "STOP_FILE", "run_worker"]
-
-STOP_FILE, OUTCOME_FILE, ERROR_FILE = "STOP", "outcome.json", "error.json"
+__all__ = ["train_worker"]
 
 
-def run_worker(config: Mapping[str, Any]) -> None:
+def train_worker(config: Mapping[str, Any]) -> None:
     """Train one adapter on this worker; rank 0 writes it to `<run_folder>/adapter`.
 
     An error that the user can mend is written to `error.json` and not raised: Ray would start the workers again, in vain.

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -30,10 +30,10 @@ name: job
 data: {kind: testbed, num_people: 12, num_forget: 2}
 model:
   retain_twin: false
-  taught: {hidden_size: 32, num_layers: 4, num_heads: 2, vocab_size: 512, epochs: 2}
+  taught: {hidden_size: 64, num_layers: 4, vocab_size: 1024, epochs: 14, learning_rate: 0.005}
 adapter: {relative_depths: [0.5, 0.75]}
 train: {epochs: 2, num_workers: 2}
-evaluation: {max_new_tokens: 8}
+evaluation: {max_new_tokens: 12}
 sweep: {space: reft_rank, num_trials: 2, searcher: random, scheduler: none}
 """
 
@@ -47,10 +47,16 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the cluster keeps its token and its log."""
+    return tmp_path_factory.mktemp("cluster")
+
+
+@pytest.fixture(scope="module")
+def environment(folder: Path) -> dict[str, str]:
     """What head and client share: this interpreter first on the path, and a token of their own."""
-    token = tmp_path / "token"
+    token = folder / "token"
     token.write_text("0123456789abcdef" * 4, encoding="utf-8")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GRUN_", "RAY_"))}
     return {
@@ -63,47 +69,38 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def address(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def address(environment: dict[str, str], folder: Path) -> Iterator[str]:
     """The dashboard of a head with two CPUs, beside whatever else runs on this machine."""
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
     more = ("runtime-env-agent-port", "ray-client-server-port", "node-manager-port", "object-manager-port")
     ports = dict(zip((*names, *more), free_ports(len(names) + len(more)), strict=True))
-    # a socket's path has to be short, so not in `tmp_path`
-    folder = tempfile.mkdtemp(prefix="ray-")
+    # a socket's path has to be short, so not in `folder`
+    session = tempfile.mkdtemp(prefix="ray-")
     options = [f"--{name}={port}" for name, port in ports.items()]
-    command = [BIN / "ray", "start", "--head", "--block", "--num-cpus=2", "--object-store-memory=200000000"]
-    command += ["--include-dashboard=true", f"--temp-dir={folder}", "--disable-usage-stats", *options]
-    with (tmp_path / "head.log").open("wb") as log:
-        head = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)
+    command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--object-store-memory=200000000"]
+    command += ["--include-dashboard=true", f"--temp-dir={session}", "--disable-usage-stats", *options]
+    with (folder / "head.log").open("wb") as log:
+        head = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
         try:
-            _wait_for_dashboard(head, ports["dashboard-port"], tmp_path / "head.log")
+            _wait_for_dashboard(head, ports["dashboard-port"], folder / "head.log")
             yield f"http://127.0.0.1:{ports['dashboard-port']}"
         finally:
             head.terminate()
             head.wait(timeout=60)
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(session, ignore_errors=True)
 
 
 def _wait_for_dashboard(head: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        assert head.poll() is None, log.read_text(encoding="utf-8")
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
-        head_exited = _pause(head, 0.5)
-        assert not head_exited, log.read_text(encoding="utf-8")
-    pytest.fail(f"the dashboard did not open port {port} within {START_SECONDS} s: {log.read_text(encoding='utf-8')}")
-
-
-def _pause(head: "subprocess.Popen[bytes]", seconds: float) -> bool:
-    """Wait for the head to exit, which it should not; whether it did."""
-    try:
-        head.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
+        with suppress(subprocess.TimeoutExpired):
+            head.wait(timeout=0.5)
+            break
+    pytest.fail(f"the head must open port {port} within {START_SECONDS} s: {log.read_text(encoding='utf-8')}")
 
 
 def submit(
@@ -111,7 +108,7 @@ def submit(
 ) -> "subprocess.CompletedProcess[str]":
     """Submit a job from the repository's root as the README says, and wait for its end."""
     runtime_env = {"env_vars": job_environment, "excludes": ["tests", "outputs"]}
-    command = [BIN / "ray", "job", "submit", "--address", address, "--working-dir", "."]
+    command = [str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", "."]
     command += ["--runtime-env-json", json.dumps(runtime_env), "--", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=JOB_SECONDS, check=False)
 
@@ -127,15 +124,15 @@ def test_a_submitted_sweep_registers_its_best_adapter(address: str, environment:
     trials = [json.loads(path.read_text(encoding="utf-8")) for path in output.glob("sweeps/job/trials/*/trial.json")]
     assert len(trials) == 2
     assert all(trial["done"] and trial["failure"] is None for trial in trials)
-    assert len({trial["point"]["adapter.rank"] for trial in trials} | {0}) >= 2
+    assert all(trial["resident_share"] < 0.75 for trial in trials)  # two workers shared the base
     best = read_card(output / "sweeps/job/best/adapter")
     assert best.steps == trials[0]["total_steps"] == 4
     assert best.adapter.layers == (2, 3)
 
     registry = Registry(Tracker.open(TrackingConfig(), output))
-    version, folder = registry.download("grun-demo", CANDIDATE, tmp_path / "downloaded")
+    version, served = registry.download("grun-demo", CANDIDATE, tmp_path / "downloaded")
     assert version == 1
-    assert read_card(folder) == best
+    assert read_card(served) == best
 
 
 def test_bad_input_fails_the_job_with_its_message(address: str, environment: dict[str, str], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from pipelines.cluster import connected
 from pipelines.prepared import plan
 from pipelines.registry import Registry
 from pipelines.tracking import Tracker
-from pipelines.worker import OUTCOME_FILE, STOP_FILE
+from pipelines.entry import OUTCOME_FILE, STOP_FILE
 
 pytestmark = pytest.mark.slow  # every run starts worker processes, which import DeepSpeed
 
@@ -89,7 +89,7 @@ def train_it(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[...
     with mock.patch.dict(os.environ, {"RAY_AUTH_TOKEN_PATH": str(token)}):
         os.environ.pop("RAY_ADDRESS", None)
         # the cluster outlives the commands
-        with connected(make_recipe()), mock.patch.object(train, "connected", lambda _recipe: nullcontext()):
+        with connected(make_recipe()), mock.patch.object(train, "connected", return_value=nullcontext()):
             yield train_it
     signal.signal(signal.SIGTERM, handler)
 

@@ -1,0 +1,35 @@
+"""What Ray's own processes have to import of ours, and no more.
+
+A Train run's controller unpickles the worker function and the callbacks; importing torch and transformers for that
+would cost every trial some seconds before its workers even start. So this module is light, and loads the rest inside.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray.tune.integration.ray_train import TuneReportCallback
+
+__all__ = ["ERROR_FILE", "FORGETTING", "OUTCOME_FILE", "STOP_FILE", "UTILITY", "ReportToTune", "run_worker"]
+
+STOP_FILE, OUTCOME_FILE, ERROR_FILE = "STOP", "outcome.json", "error.json"
+"""In a run's folder: asks its workers to finish; how it ended; what was wrong."""
+
+FORGETTING, UTILITY = "sweep/forgetting", "sweep/utility"
+"""The two objectives: what is still leaked (lower is better), what is kept (higher is better)."""
+
+
+def run_worker(config: Mapping[str, Any]) -> None:
+    """The function that Ray Train runs on each worker; see :mod:`pipelines.worker`."""
+    from pipelines.worker import train_worker
+
+    train_worker(config)
+
+
+class ReportToTune(TuneReportCallback):
+    """Forwards a worker's report to Tune, the probe standing for the two objectives until the trial is scored."""
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Runs in the controller."""
+        first = metrics[0]
+        objectives = {FORGETTING: first["probe/forget_leaked"], UTILITY: first["probe/ordinary_kept"]}
+        super().after_report(run_context, [{**first, **objectives}], checkpoint)
