@@ -8,7 +8,7 @@ from grun.config import Recipe
 from grun.errors import TrainingError
 from grun.evaluation.report import EvalReport
 from pipelines.scoring import threshold_key
-from pipelines.sweep_trial import TrialRecord, read_trials
+from pipelines.sweep_trial import TrialRecord, read_trials, sweep_score
 
 __all__ = ["SweepOutcome", "SweepPoint", "collect", "pareto_front"]
 
@@ -21,7 +21,7 @@ class SweepPoint:
     threshold: float
     report: EvalReport
     score: float
-    """`utility_weight` x utility ratio - forget ROUGE-L recall."""
+    """`utility_weight` x min(utility ratio, 1) - forget ROUGE-L recall."""
 
     @property
     def forgetting(self) -> float:
@@ -80,7 +80,7 @@ def collect(recipe: Recipe, folder: Path, thresholds: Sequence[float]) -> SweepO
 
 
 def _point(recipe: Recipe, trial: TrialRecord, threshold: float, report: EvalReport) -> SweepPoint:
-    score = recipe.sweep.utility_weight * report.value("model_utility_ratio") - report.value("forget_unseen/rouge_l_recall")
+    score = sweep_score(recipe, report.value("forget_unseen/rouge_l_recall"), report.value("model_utility_ratio"))
     return SweepPoint(trial, threshold, report, score)
 
 

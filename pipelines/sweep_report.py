@@ -37,7 +37,7 @@ def publish(tracker: Tracker, run_id: str, recipe: Recipe, space: Space, outcome
         run_id,
         {
             "chosen": _row(chosen),
-            "score": f"{recipe.sweep.utility_weight:g} x utility ratio - forget ROUGE-L recall",
+            "score": f"{recipe.sweep.utility_weight:g} x min(utility ratio, 1) - forget ROUGE-L recall",
             "front": [_row(point) for point in outcome.front],
             "points": [_row(point) for point in outcome.points],
         },
@@ -129,7 +129,7 @@ def show(recipe: Recipe, outcome: SweepOutcome, version: int, folder: Path) -> N
         ),
         ("workers", f"{recipe.train.num_workers} a trial, each holding {share:.0%} of the base's parameters"),
         ("Pareto front", ", ".join(f"({p.forgetting:.3f}, {p.utility:.3f})" for p in outcome.front)),
-        ("chosen by", f"{recipe.sweep.utility_weight:g} x utility ratio - forget ROUGE-L recall = {chosen.score:.4f}"),
+        ("chosen by", f"{recipe.sweep.utility_weight:g} x min(utility ratio, 1) - forget ROUGE-L recall = {chosen.score:.4f}"),
         ("chosen", f"trial {chosen.trial.trial_id} at gate threshold {chosen.threshold:g}"),
         *point.items(),
         ("forget ROUGE-L", f"{chosen.forgetting:.4f} on validation prompts in unseen words"),

@@ -24,7 +24,7 @@ from pipelines.scoring import score_adapter
 from pipelines.trainer import train_on_ray
 from tune_spaces import apply_point
 
-__all__ = ["CooperativeASHA", "TrialContext", "TrialRecord", "make_trial", "read_trials"]
+__all__ = ["CooperativeASHA", "TrialContext", "TrialRecord", "make_trial", "read_trials", "sweep_score"]
 
 _TRIAL_FILE = "trial.json"
 
@@ -60,6 +60,11 @@ class TrialRecord(Config):
         partial = folder / f".{_TRIAL_FILE}.partial"
         partial.write_text(self.model_dump_json(indent=2), encoding="utf-8")
         partial.replace(folder / _TRIAL_FILE)
+
+
+def sweep_score(recipe: Recipe, forgetting: float, utility: float) -> float:
+    """What a sweep chooses by. More utility than the base's is chance and not worth anything."""
+    return recipe.sweep.utility_weight * min(utility, 1.0) - forgetting
 
 
 def read_trials(folder: Path) -> list[TrialRecord]:
@@ -159,6 +164,5 @@ def _score(context: TrialContext, recipe: Recipe, adapter: Path, folder: Path) -
         )
     )
     points = [(r.value("forget_unseen/rouge_l_recall"), r.value("model_utility_ratio")) for r in reports.values()]
-    weight = recipe.sweep.utility_weight
-    forgetting, utility = max(points, key=lambda point: weight * point[1] - point[0])
+    forgetting, utility = max(points, key=lambda point: sweep_score(recipe, *point))
     return {FORGETTING: forgetting, UTILITY: utility, "probe/score": utility - forgetting}

@@ -27,7 +27,7 @@ class SweepConfig(Config):
     max_concurrent: PositiveInt | None = None
     """Trials at a time; unset: as many worker groups as the cluster's CPUs (or GPUs) hold."""
     utility_weight: float = Field(default=1.0, ge=0)
-    """The chosen point maximises `utility_weight` x utility ratio - forget ROUGE-L recall."""
+    """The chosen point maximises `utility_weight` x min(utility ratio, 1) - forget ROUGE-L recall."""
     seed: NonNegativeInt = 0
     """Seed of the searcher."""
     max_failures: NonNegativeInt = 1

@@ -265,29 +265,33 @@ class TestTracking:
         assert "check that `tracking.uri` is right, that the server is up" in message
 
 
+@pytest.fixture(scope="module")
+def registered(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter for the tiny base, and a store in which it is the candidate."""
+    folder = tmp_path_factory.mktemp("registered")
+    config, digest = AdapterConfig(layers=(1, 3), rank=2), digest_weights(base_folder)
+    card = AdapterCard(adapter=config, hidden_size=32, num_layers=4, base_name="tiny", base_digest=digest)
+    adapter = save_adapter(build_adapter(config, hidden_size=32, num_layers=4, seed=0), card, folder / "adapter")
+    tracker = Tracker(f"sqlite:///{folder}/mlflow.db", "grun", folder / "artifacts")
+    with tracker.run("earlier") as run_id:
+        Registry(tracker).register_candidate("grun-demo", run_id, adapter, BaseInfo("tiny", None, digest))
+    return folder
+
+
+def read_values(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    return values
+
+
 class TestAdapterFolder:
     """`evaluate --adapter FOLDER`, beside a registry that must stay as it is."""
-
-    @pytest.fixture(scope="class")
-    def registered(self, base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """An adapter for the tiny base, and a store in which it is the candidate."""
-        folder = tmp_path_factory.mktemp("registered")
-        config, digest = AdapterConfig(layers=(1, 3), rank=2), digest_weights(base_folder)
-        card = AdapterCard(adapter=config, hidden_size=32, num_layers=4, base_name="tiny", base_digest=digest)
-        adapter = save_adapter(build_adapter(config, hidden_size=32, num_layers=4, seed=0), card, folder / "adapter")
-        tracker = Tracker(f"sqlite:///{folder}/mlflow.db", "grun", folder / "artifacts")
-        with tracker.run("earlier") as run_id:
-            Registry(tracker).register_candidate("grun-demo", run_id, adapter, BaseInfo("tiny", None, digest))
-        return folder
 
     @pytest.fixture
     def adapter(self, registered: Path, tmp_path: Path) -> Path:
         return Path(shutil.copytree(registered, tmp_path / "registered")) / "adapter"
 
     @pytest.fixture
-    def evaluate(
-        self, run: Verb, data: Callable[..., list[object]], base: Path, adapter: Path, tmp_path: Path
-    ) -> Callable[[], str]:
+    def evaluate(self, run: Verb, data: Callable[..., list[object]], base: Path, adapter: Path) -> Callable[[], str]:
         options = [*data(), "--model.path", base, "--tracking.uri", f"sqlite:///{adapter.parent}/mlflow.db"]
         return lambda: run("evaluate", *options, "--adapter", adapter).message
 
@@ -338,11 +342,6 @@ class TestAdapterFolder:
     def test_a_folder_that_is_none(self, evaluate: Callable[[], str], adapter: Path) -> None:
         shutil.rmtree(adapter)
         assert "an adapter is a folder of exactly `adapter_config.json` and `adapter.safetensors`" in evaluate()
-
-
-def read_values(folder: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    return values
 
 
 class TestCluster:
