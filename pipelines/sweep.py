@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import optuna
 import ray
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
@@ -104,6 +105,7 @@ def _new_tuner(recipe: Recipe, space: Space, context: TrialContext, trial: Any) 
     count = num_trials(recipe, space)
     whole = count >= space.size
     searcher = None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if config.searcher == "optuna" and not whole:
         searcher = OptunaSearch(
             space=cast(Any, space.dimensions),
