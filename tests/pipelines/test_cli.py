@@ -274,7 +274,7 @@ class TestHelp:
         text = self.text(monkeypatch, capsys, columns=200)
         for entry in (
             "Do 100 % of it.",
-            "  --train.epochs INT\n        Passes over the forget set. [default: 40]\n",
+            "  --train.epochs INT\n        Passes over the forget set. [default: 20]\n",
             "; `none` trains all to the end. [one of asha, none; default: asha]\n",
             "  --adapter.relative_depths LIST\n",
             "[default: 0.625,0.78125,0.96875]\n",
