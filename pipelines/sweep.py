@@ -29,7 +29,7 @@ from pipelines.sweep_report import publish, show
 from pipelines.sweep_tracking import following_trials
 from pipelines.sweep_trial import CooperativeASHA, TrialContext, TrialRecord, make_trial
 from pipelines.tracking import Tracker
-from pipelines.trainer import claim_folder, total_steps
+from pipelines.trainer import claim_folder, deciding_settings, total_steps
 from tune_spaces import Space, find_space
 
 __all__ = ["main", "sweep", "sweep_folder"]
@@ -58,7 +58,7 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
     claim_folder(folder, recipe, sections=_SECTIONS)
     context = TrialContext(recipe, prepared, folder, space.thresholds)
     with tracker.run(f"{recipe.name}-sweep", key=f"sweep/{recipe.name}/{folder}", tags={"kind": "sweep"}) as run_id:
-        tracker.log_params(run_id, recipe.model_dump(mode="json", include=set(_SECTIONS)))
+        tracker.log_params(run_id, deciding_settings(recipe, sections=_SECTIONS))
         record_request(tracker, run_id, prepared.request)
         with (
             progress(f"sweeping {space.title}", num_trials(recipe, space)) as advance,

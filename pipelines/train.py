@@ -19,7 +19,7 @@ from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
 from pipelines.recording import following, record_request, register
 from pipelines.tracking import Tracker
-from pipelines.trainer import TrainOutcome, claim_folder, total_steps, train_on_ray
+from pipelines.trainer import TrainOutcome, claim_folder, deciding_settings, total_steps, train_on_ray
 
 __all__ = ["main", "run_folder", "train"]
 
@@ -43,7 +43,7 @@ def train(recipe: Recipe, prepared: Prepared, tracker: Tracker) -> tuple[TrainOu
     folder = run_folder(recipe)
     claim_folder(folder, recipe, sections=_SECTIONS)
     with tracker.run(recipe.name, key=f"train/{recipe.name}/{folder}", tags={"kind": "train"}) as run_id:
-        tracker.log_params(run_id, recipe.model_dump(mode="json", include=set(_SECTIONS)))
+        tracker.log_params(run_id, deciding_settings(recipe, sections=_SECTIONS))
         record_request(tracker, run_id, prepared.request)
         spool = folder / "metrics.jsonl"
         with (

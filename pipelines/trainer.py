@@ -16,7 +16,7 @@ from grun.errors import ConfigError, TrainingError
 from pipelines.entry import ERROR_FILE, OUTCOME_FILE, run_worker
 from pipelines.prepared import Prepared
 
-__all__ = ["TrainOutcome", "claim_folder", "total_steps", "train_on_ray"]
+__all__ = ["TrainOutcome", "claim_folder", "deciding_settings", "total_steps", "train_on_ray"]
 
 _DECIDES_NOTHING = {
     "train": {"num_workers", "cpus_per_worker", "use_gpu", "engine", "zero_stage", "max_failures", "report_every", "probe_rows"},
@@ -41,19 +41,24 @@ def total_steps(recipe: Recipe, prepared: Prepared) -> int:
     return recipe.train.epochs * -(-len(prepared.splits.forget) // recipe.train.batch_size)
 
 
+def deciding_settings(recipe: Recipe, *, sections: Sequence[str]) -> dict[str, Any]:
+    """The settings of some sections that decide what a run learns; where and how fast it runs is left out."""
+    values = recipe.model_dump(mode="json", include=set(sections))
+    return {
+        name: {k: v for k, v in section.items() if k not in _DECIDES_NOTHING.get(name, ())}
+        if isinstance(section, dict)
+        else section
+        for name, section in values.items()
+    }
+
+
 def claim_folder(folder: Path, recipe: Recipe, *, sections: Sequence[str]) -> None:
     """Create a run's folder, or check that the existing one was started with the same settings.
 
     Raises:
         ConfigError: a run of this name exists with other settings.
     """
-    values = recipe.model_dump(mode="json", include=set(sections))
-    identity = {
-        name: {k: v for k, v in section.items() if k not in _DECIDES_NOTHING.get(name, ())}
-        if isinstance(section, dict)
-        else section
-        for name, section in values.items()
-    }
+    identity = deciding_settings(recipe, sections=sections)
     claim = folder / "recipe.json"
     if claim.is_file():
         before = json.loads(claim.read_text(encoding="utf-8"))

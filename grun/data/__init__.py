@@ -2,3 +2,5 @@
 
 Nothing is re-exported: records, splits and the testbed are read without torch, prompts and batches need it.
 """
+
+__all__: list[str] = []

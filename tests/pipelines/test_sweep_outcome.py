@@ -13,10 +13,10 @@ from ray.tune.schedulers import TrialScheduler
 from grun.config import Recipe
 from grun.errors import TrainingError
 from grun.evaluation.report import Direction, EvalReport, Metric
+from pipelines.entry import STOP_FILE
 from pipelines.scoring import threshold_key
 from pipelines.sweep_outcome import SweepPoint, collect, pareto_front
 from pipelines.sweep_trial import CooperativeASHA, TrialRecord, read_trials
-from pipelines.entry import STOP_FILE
 
 DIRECTIONS: dict[str, Direction] = {
     "forget_unseen/rouge_l_recall": "lower",
