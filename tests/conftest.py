@@ -7,6 +7,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import random
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -20,6 +21,11 @@ with warnings.catch_warnings():
     # pyreft imports matplotlib, whose font parser uses names that its own dependency pyparsing has renamed
     warnings.filterwarnings("ignore", "'\\w+' deprecated - use", DeprecationWarning)
     from grun.lm import BaseInfo, FrozenLM, freeze
+
+# Ray reads its token once a process, and would write one into the home of whoever runs the tests
+_token = Path(tempfile.mkdtemp(prefix="grun-tests-")) / "ray_token"
+_token.write_text("0123456789abcdef" * 2, encoding="utf-8")
+os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(_token))
 
 torch.set_num_threads(1)
 # the same examples on every run, on machines of any speed

@@ -72,13 +72,8 @@ TrainIt = Callable[..., Run]
 
 @pytest.fixture(scope="module")
 def train_it(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., Recipe]) -> Iterator[TrainIt]:
-    """Trains a recipe by the command, on one cluster of two CPUs and into one output folder for all tests.
-
-    Ray's token lies in a folder of the tests and not in the user's home.
-    """
+    """Trains a recipe by the command, on one cluster of two CPUs and into one output folder for all tests."""
     output = tmp_path_factory.mktemp("train")
-    token = output / "token"
-    token.write_text("0123456789abcdef" * 2, encoding="utf-8")
 
     def train_it(name: str, *, status: int = 0, **above: Any) -> Run:
         recipe = make_recipe(name=name, output=str(output), **above)
@@ -90,7 +85,7 @@ def train_it(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[...
         return Run(recipe)
 
     handler = signal.getsignal(signal.SIGTERM)
-    with mock.patch.dict(os.environ, {"RAY_AUTH_TOKEN_PATH": str(token)}):
+    with mock.patch.dict(os.environ):
         os.environ.pop("RAY_ADDRESS", None)
         # the cluster outlives the commands
         with connected(make_recipe()), mock.patch.object(train, "connected", return_value=nullcontext()):
