@@ -86,4 +86,6 @@ def test_training_curves_give_each_metric_its_panel_and_skip_steps_without_a_val
 
 
 def test_training_curves_of_a_run_without_reports() -> None:
-    rendered(training_curves([], {}))
+    figure = training_curves([], {})
+    rendered(figure)
+    assert not any(axes.get_lines() for axes in figure.axes)

@@ -164,7 +164,9 @@ def test_a_path_that_no_recipe_has_is_refused_with_the_near_miss(path: str, mess
 
 
 def test_a_field_of_any_kind_of_a_union_may_be_varied() -> None:
-    Space("mine", "t", {"objective.forget.beta": choice(0.1, 0.5), "objective.forget.weight": choice(1.0)}).check(Recipe())
+    space = Space("mine", "t", {"objective.forget.beta": choice(0.1, 0.5), "objective.forget.weight": choice(1.0)})
+    space.check(Recipe())
+    assert space.size == 2
 
 
 def test_a_threshold_outside_zero_and_one_is_refused() -> None:
