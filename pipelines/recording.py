@@ -1,6 +1,5 @@
 """What every run records in MLflow, and how the driver follows a training run through its spool."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from grun.config import Recipe
 from grun.errors import TrackingError
 from grun.requests import UnlearningRequest
 from pipelines.console import note
+from pipelines.polling import polling
 from pipelines.registry import Registry
 from pipelines.tracking import Tracker
 
@@ -48,30 +48,20 @@ def following(tracker: Tracker, run_id: str, spool: Path, on_steps: Callable[[in
     Args:
         on_steps: called with the number of new steps.
     """
-    stop = threading.Event()
+    offset = 0
 
-    def ship(offset: int) -> int:
+    def ship() -> None:
+        nonlocal offset
         try:
             end = tracker.ship_spool(run_id, spool, offset=offset)
         except TrackingError as error:
             note(f"MLflow did not take the metrics yet ({error}); they are kept in {spool}")
-            return offset
+            return
         if end > offset:
             with spool.open("rb") as file:
                 file.seek(offset)
                 on_steps(file.read(end - offset).count(b"\n"))
-        return end
+        offset = end
 
-    def follow() -> None:
-        offset = 0
-        while not stop.wait(_SHIP_SECONDS):
-            offset = ship(offset)
-        ship(offset)
-
-    thread = threading.Thread(target=follow, name="spool", daemon=True)
-    thread.start()
-    try:
+    with polling(ship, seconds=_SHIP_SECONDS, name="spool"):
         yield
-    finally:
-        stop.set()
-        thread.join()

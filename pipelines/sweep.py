@@ -16,7 +16,6 @@ from ray.tune.search.optuna import OptunaSearch
 
 from grun.adapters import copy_adapter
 from grun.config import Recipe
-from pipelines.checks import check_rows
 from pipelines.cli import parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, progress
@@ -164,7 +163,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_resources(recipe)
         tracker = Tracker.open(recipe.tracking, recipe.output)
         prepare(recipe, prepared)
-        check_rows(recipe, prepared)
         outcome, version = sweep(recipe, space, prepared, tracker)
     show(recipe, outcome, version, sweep_folder(recipe))
     return 0

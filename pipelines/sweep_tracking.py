@@ -4,7 +4,6 @@ It reads the sweep's folder and nothing of Tune's, so that a continued sweep is 
 is found again by its key, and what was shipped before is shipped again to no effect.
 """
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from grun.errors import TrackingError
 from pipelines.console import note
+from pipelines.polling import polling
 from pipelines.sweep_trial import TrialContext, TrialRecord, read_trials
 from pipelines.tracking import Tracker
 
@@ -83,17 +83,5 @@ def following_trials(
         on_done: called once for each trial that is done.
     """
     follower = _Follower(tracker, parent, context, on_done)
-    stop = threading.Event()
-
-    def follow() -> None:
-        while not stop.wait(_POLL_SECONDS):
-            follower.look()
-        follower.look()
-
-    thread = threading.Thread(target=follow, name="trials", daemon=True)
-    thread.start()
-    try:
+    with polling(follower.look, seconds=_POLL_SECONDS, name="trials"):
         yield
-    finally:
-        stop.set()
-        thread.join()

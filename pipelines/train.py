@@ -11,7 +11,6 @@ from pathlib import Path
 
 from grun.config import Recipe
 from grun.evaluation.figures import training_curves
-from pipelines.checks import check_rows
 from pipelines.cli import parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import progress, summary
@@ -75,7 +74,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_resources(recipe)
         tracker = Tracker.open(recipe.tracking, recipe.output)
         prepare(recipe, prepared)
-        check_rows(recipe, prepared)
         outcome, version = train(recipe, prepared, tracker)
     _steps, metrics = read_spool(run_folder(recipe) / "metrics.jsonl")
     summary(
