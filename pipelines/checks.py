@@ -1,17 +1,17 @@
 """Checks that come before any work: does the adapter fit the base, does every row fit the context, does the server answer."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from grun.adapters import check_adapter, read_card
 from grun.config import Recipe, TrackingConfig
 from grun.data.prompts import PromptEncoder
-from grun.data.records import Record
+from grun.evaluation.sets import evaluation_sets
 from grun.interventions import check_fits
 from grun.lm import BaseInfo, load_tokenizer, resolve_folder
 from grun.lm.frozen import context_of, digest_weights, load_config
 from grun.objectives import read_layer
+from grun.training import forget_answers
 from pipelines.mlflow_store import Store
 from pipelines.prepared import Prepared
 
@@ -41,19 +41,21 @@ def check_base(recipe: Recipe) -> None:
 
 
 def check_rows(recipe: Recipe, prepared: Prepared) -> None:
-    """Tokenise every record with the base's own tokenizer.
+    """Tokenise with the base's own tokenizer everything that training and evaluation will: wordings, wrong answers, refusals.
 
     Raises:
-        DataError: a prompt that does not fit the context, or is not a prefix of prompt and answer.
+        DataError: a row that does not fit the context, or whose prompt is not a prefix of prompt and answer.
     """
     folder = resolve_folder(prepared.base, recipe.model.revision)
     tokenizer = load_tokenizer(folder, recipe.model.pad_token)
     encoder = PromptEncoder(tokenizer, recipe.prompt, context=context_of(load_config(folder)))
     splits = prepared.splits
-    sets: Sequence[Sequence[Record]] = (splits.forget, splits.retain, splits.holdout, *splits.utility.values())
-    for records in sets:
-        for record in records:
-            encoder.encode(record)
+    for record, answer in [*forget_answers(recipe, splits), *((record, None) for record in splits.retain)]:
+        encoder.encode(record, answer=answer)
+    for evaluated in evaluation_sets(splits):
+        for prompt in evaluated.prompts:
+            for wording in prompt.answers:
+                prompt.encode(encoder, answer=wording)
 
 
 def check_saved_adapter(recipe: Recipe, prepared: Prepared, folder: Path) -> None:

@@ -20,7 +20,7 @@ from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
 from pipelines.recording import record_request
 from pipelines.registry import CANDIDATE, CHAMPION, Registry
-from pipelines.scoring import score_adapter, threshold_key
+from pipelines.scoring import report_base, score_adapter, threshold_key
 from pipelines.tasks import HelperTask, run_tasks
 from pipelines.tracking import Tracker
 from pipelines.train import train
@@ -64,12 +64,18 @@ def find_adapter(recipe: Recipe, prepared: Prepared, tracker: Tracker, options: 
     return outcome.adapter
 
 
-def report_rows(report: EvalReport) -> dict[str, str]:
-    """A report as lines of a summary."""
-    arrows = {"higher": "higher is better", "lower": "lower is better"}
+def report_rows(report: EvalReport, base: EvalReport) -> dict[str, str]:
+    """A report as lines of a summary, each number behind the base's own where the base has it."""
     return {
-        m.name: f"{m.value:.4f}   ({arrows[m.direction]}, {m.num_samples} rows)" for m in report.metrics if m.value is not None
+        metric.name: f"{_before(metric.name, base)}{metric.value:.4g}   ({metric.direction} is better, {metric.num_samples} rows)"
+        for metric in report.metrics
+        if metric.value is not None
     }
+
+
+def _before(name: str, base: EvalReport) -> str:
+    value = base[name].value if name in base else None
+    return "" if value is None else f"{value:.4g} -> "
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -93,16 +99,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = recipe.output.absolute() / "evaluations" / recipe.name
         with tracker.run(f"{recipe.name}-evaluation", tags={"kind": "evaluation"}) as run_id:
             record_request(tracker, run_id, prepared.request)
-            report = evaluate(recipe, prepared, adapter, folder)
+            report, base = evaluate(recipe, prepared, adapter, folder), report_base(recipe, prepared)
+            base.save(folder / "base.json")
             tracker.log_metrics(run_id, {m.name: m.value for m in report.metrics if m.value is not None})
             tracker.log_json(run_id, report.model_dump(mode="json"), "report.json")
+            tracker.log_json(run_id, base.model_dump(mode="json"), "base.json")
     threshold = threshold_key(report.gate_threshold)
     summary(
         f"evaluation of {adapter}",
         {
-            **report_rows(report),
+            **report_rows(report, base),
             "report": str(folder / threshold / "report.json"),
             "rows": str(folder / threshold / "rows.jsonl"),
+            "the base's own": str(folder / "base.json"),
         },
         ["python pipelines/promote.py    judge the candidate and move the champion"],
     )

@@ -17,10 +17,13 @@ from pipelines.cli import parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import check_writable, note, summary
 from pipelines.prepared import Lesson, Prepared, plan, write_prepared
-from pipelines.scoring import reference_path, score_reference
+from pipelines.scoring import reference_path, report_base, score_reference
 from pipelines.tasks import HelperTask, run_tasks
 
 __all__ = ["check", "main", "prepare"]
+
+_HARDLY_KNOWN = 0.2
+"""ROUGE-L recall that a fluent guess can reach."""
 
 
 def check(recipe: Recipe) -> Prepared:
@@ -70,6 +73,11 @@ def prepare(recipe: Recipe, prepared: Prepared) -> None:
         ],
         shared=recipe.output.absolute(),
     )
+    known = report_base(recipe.replace({"evaluation": {"part": "all", "max_rows": None}}), prepared).value(
+        "forget/rouge_l_recall"
+    )
+    if known < _HARDLY_KNOWN:
+        note(f"the base hardly knows what it is to forget: ROUGE-L recall {known:.2f} on the forget set without an adapter")
 
 
 def teach(recipe: Recipe, vocabulary: Sequence[Record], lesson: Lesson, progress: Path) -> None:

@@ -10,12 +10,9 @@ import getpass
 import os
 import socket
 from collections.abc import Sequence
-from statistics import fmean
 
 from grun.config import Recipe
 from grun.evaluation.report import EvalReport
-from grun.evaluation.scores import read_rows
-from grun.evaluation.sets import evaluation_sets
 from grun.promotion import Decision, PromotionPolicy
 from pipelines.cli import parse_command, run_command
 from pipelines.cluster import check_resources, connected
@@ -26,7 +23,7 @@ from pipelines.lease import Lease
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
 from pipelines.registry import CANDIDATE, CHAMPION, Registry, Verdict
-from pipelines.scoring import reference_path
+from pipelines.scoring import report_base
 from pipelines.tasks import HelperTask, run_tasks
 from pipelines.tracking import Tracker
 from pipelines.train import train
@@ -98,9 +95,8 @@ def _judge(recipe: Recipe, prepared: Prepared, registry: Registry, lease: Lease)
         f"{decision.decision.value}: version {version} of {name}",
         {
             **{f"reason {index}": reason for index, reason in enumerate(decision.reasons, start=1)},
-            "base": f"forget_unseen/rouge_l_recall {base_forgetting(test, prepared):.4f} without an adapter",
             "identity": f"{identical} of {closed} held-out ordinary prompts with closed gates have bit-identical logits",
-            **report_rows(report),
+            **report_rows(report, report_base(test, prepared)),
             "champion": f"version {registry.version_of(name, CHAMPION)}",
         },
         ["python pipelines/promote.py --rollback    go back to the version before"]
@@ -108,14 +104,6 @@ def _judge(recipe: Recipe, prepared: Prepared, registry: Registry, lease: Lease)
         else ["python pipelines/sweep.py"],
     )
     return 0 if promoted else NOT_PROMOTED
-
-
-def base_forgetting(recipe: Recipe, prepared: Prepared) -> float:
-    """ROUGE-L recall of the base alone on the same forget prompts in unseen words."""
-    rows = read_rows(reference_path(recipe, prepared.folder, prepared.base))
-    [unseen] = [s for s in evaluation_sets(prepared.splits, part=recipe.evaluation.part) if s.role == "forget_unseen"]
-    judged = {prompt.record.digest for prompt in unseen.prompts}
-    return fmean(row.rouge_l_recall or 0.0 for row in rows if row.set_name == unseen.name and row.digest in judged)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

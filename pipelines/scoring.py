@@ -20,10 +20,10 @@ from grun.evaluation.evaluate import AdapterScorer, Rows, Scorer
 from grun.evaluation.report import EvalReport, ScoredSet, summarise
 from grun.evaluation.scores import RowScore, read_rows, write_rows
 from grun.evaluation.sets import EvalSet, evaluation_sets
-from grun.lm import FrozenLM, load_frozen_lm
-from pipelines.prepared import read_prepared
+from grun.lm import FrozenLM, digest_weights, load_frozen_lm, resolve_folder
+from pipelines.prepared import Prepared, read_prepared
 
-__all__ = ["reference_path", "score_adapter", "score_reference", "threshold_key"]
+__all__ = ["reference_path", "report_base", "score_adapter", "score_reference", "threshold_key"]
 
 REFERENCE_VERSION = 1
 """Raised by whoever changes how rows are scored, so that cached rows of the old kind are not taken for new ones."""
@@ -62,6 +62,28 @@ def score_reference(recipe: Recipe, prepared: Path, model: str, progress: Path |
     path.parent.mkdir(parents=True, exist_ok=True)
     write_rows(path, _kept(recipe, sets, rows))
     return path
+
+
+def report_base(recipe: Recipe, prepared: Prepared) -> EvalReport:
+    """The base's own report, from the rows that `prepare` has scored; runs no model.
+
+    Args:
+        recipe: `evaluation.part` says which rows.
+    """
+    evaluation = recipe.evaluation
+    sets = evaluation_sets(prepared.splits, part=evaluation.part, max_rows=evaluation.max_rows)
+    rows, twin_rows = (
+        _select(sets, reference_path(recipe, prepared.folder, model)) if model else None
+        for model in (prepared.base, prepared.retain_only)
+    )
+    assert rows is not None
+    return summarise(
+        [ScoredSet(s.name, s.role, s.digest, rows[s.name]) for s in sets],
+        base_digest=digest_weights(resolve_folder(prepared.base, recipe.model.revision)),
+        base_rows=rows,
+        retain_only_rows=twin_rows["forget"] if twin_rows else None,
+        part=evaluation.part,
+    )
 
 
 def score_adapter(

@@ -16,6 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from grun.adapters import copy_adapter
 from grun.config import Recipe
+from grun.errors import ModelError
 from pipelines.cli import parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, progress
@@ -23,15 +24,16 @@ from pipelines.entry import FORGETTING, UTILITY
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
 from pipelines.recording import record_request, register
+from pipelines.scoring import report_base
 from pipelines.sweep_outcome import SweepOutcome, collect
 from pipelines.sweep_report import publish, show
 from pipelines.sweep_tracking import following_trials
-from pipelines.sweep_trial import CooperativeASHA, TrialContext, TrialRecord, make_trial
+from pipelines.sweep_trial import CooperativeASHA, TrialContext, TrialRecord, make_trial, validating
 from pipelines.tracking import Tracker
 from pipelines.trainer import claim_folder, deciding_settings, total_steps
 from tune_spaces import Space, find_space
 
-__all__ = ["main", "sweep", "sweep_folder"]
+__all__ = ["check_utility", "main", "sweep", "sweep_folder"]
 
 _SECTIONS = ("seed", "data", "prompt", "model", "adapter", "objective", "train", "sweep")
 
@@ -72,6 +74,19 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
         publish(tracker, run_id, recipe, space, outcome, folder)
         version = register(tracker, recipe, run_id, adapter)
     return outcome, version
+
+
+def check_utility(recipe: Recipe, prepared: Prepared) -> None:
+    """Refuse a base without utility on validation rows: every trial would be trained, and none could be scored.
+
+    Raises:
+        ModelError: model utility is 0.
+    """
+    if report_base(validating(recipe), prepared)["model_utility"].value == 0:
+        raise ModelError(
+            "a sweep measures damage against the base's own model utility, which must not be 0, got a base that gives no answer "
+            "of some utility set even partly right; name a base that knows the data, or other records to keep"
+        )
 
 
 def num_trials(recipe: Recipe, space: Space) -> int:
@@ -163,6 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_resources(recipe)
         tracker = Tracker.open(recipe.tracking, recipe.output)
         prepare(recipe, prepared)
+        check_utility(recipe, prepared)
         outcome, version = sweep(recipe, space, prepared, tracker)
     show(recipe, outcome, version, sweep_folder(recipe))
     return 0

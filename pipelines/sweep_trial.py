@@ -24,7 +24,7 @@ from pipelines.scoring import score_adapter
 from pipelines.trainer import train_on_ray
 from tune_spaces import apply_point
 
-__all__ = ["CooperativeASHA", "TrialContext", "TrialRecord", "make_trial", "read_trials", "sweep_score"]
+__all__ = ["CooperativeASHA", "TrialContext", "TrialRecord", "make_trial", "read_trials", "sweep_score", "validating"]
 
 _TRIAL_FILE = "trial.json"
 
@@ -60,6 +60,11 @@ class TrialRecord(Config):
         partial = folder / f".{_TRIAL_FILE}.partial"
         partial.write_text(self.model_dump_json(indent=2), encoding="utf-8")
         partial.replace(folder / _TRIAL_FILE)
+
+
+def validating(recipe: Recipe) -> Recipe:
+    """The recipe that scores the rows a sweep chooses by."""
+    return recipe.replace({"evaluation": {"part": "validation"}})
 
 
 def sweep_score(recipe: Recipe, forgetting: float, utility: float) -> float:
@@ -145,7 +150,6 @@ def _begin(folder: Path, trial_id: str, point: Mapping[str, Any]) -> TrialRecord
 
 def _score(context: TrialContext, recipe: Recipe, adapter: Path, folder: Path) -> dict[str, float]:
     """Score the adapter at every threshold on validation rows, in a task beside the workers; return the best point."""
-    validation = recipe.replace({"evaluation": {"part": "validation"}})
     evaluation = recipe.evaluation
     task = ray.remote(score_adapter).options(
         num_cpus=evaluation.num_cpus,
@@ -154,7 +158,7 @@ def _score(context: TrialContext, recipe: Recipe, adapter: Path, folder: Path) -
     )
     reports = ray.get(
         task.remote(
-            validation,
+            validating(recipe),
             context.prepared.folder,
             context.prepared.base,
             context.prepared.retain_only,

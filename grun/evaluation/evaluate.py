@@ -54,7 +54,7 @@ class Scorer:
         """Score prompts: the answer, its paraphrase, the wrong answers, and the greedy continuation."""
         model = IntervenedLM(self.lm, adapter, threshold=threshold)
         # (prompt, which answer) -> example; None is the record's own answer
-        wanted = [(index, answer) for index, prompt in enumerate(prompts) for answer in _answers(prompt)]
+        wanted = [(index, answer) for index, prompt in enumerate(prompts) for answer in prompt.answers]
         nll = self._nll(model, [prompts[index].encode(self.encoder, answer=answer) for index, answer in wanted])
         by_prompt: dict[int, list[tuple[float, int]]] = {}
         for (index, _answer), value in zip(wanted, nll, strict=True):
@@ -135,14 +135,6 @@ class Scorer:
             assert logits is not None
             values[chosen] = logits.float().sigmoid().cpu()
         return values
-
-
-def _answers(prompt: EvalPrompt) -> list[str | None]:
-    """The answers that are scored for a prompt: its own, the paraphrase, the wrong ones."""
-    if not isinstance(prompt.record, QARecord):
-        return [None]
-    paraphrase = [prompt.record.paraphrased_answer] if prompt.record.paraphrased_answer is not None else []
-    return [None, *paraphrase, *prompt.record.wrong_answers]
 
 
 class AdapterScorer:

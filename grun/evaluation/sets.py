@@ -42,6 +42,14 @@ class EvalPrompt:
         """The gold answer as text, empty for a plain text (whose answer is defined by tokens)."""
         return self.record.answer if isinstance(self.record, QARecord) else ""
 
+    @property
+    def answers(self) -> tuple[str | None, ...]:
+        """The answers that are scored: the record's own (None), its paraphrase, the wrong ones."""
+        if isinstance(self.record, TextRecord):
+            return (None,)
+        paraphrase = () if self.record.paraphrased_answer is None else (self.record.paraphrased_answer,)
+        return (None, *paraphrase, *self.record.wrong_answers)
+
     def encode(self, encoder: PromptEncoder, *, answer: str | None = None) -> Example:
         """Tokenise the prompt with the record's own answer or another one."""
         return encoder.encode(self.record, question=self.question, answer=answer)

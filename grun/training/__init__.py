@@ -5,7 +5,7 @@ from grun.training.checkpoint import load_checkpoint, save_checkpoint
 from grun.training.engine import Engine, TorchEngine
 from grun.training.loop import FitResult, fit
 from grun.training.optimizer import AdapterOptimizer
-from grun.training.task import Task, build_task
+from grun.training.task import Task, build_task, forget_answers
 
 __all__ = [
     "AdapterOptimizer",
@@ -19,6 +19,7 @@ __all__ = [
     "TorchEngine",
     "build_task",
     "fit",
+    "forget_answers",
     "load_checkpoint",
     "save_checkpoint",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from grun.config import Recipe
 from grun.data.batches import PairedSampler
 from grun.data.prompts import PromptEncoder
+from grun.data.records import Record
 from grun.data.refusals import REFUSALS
 from grun.data.splits import Splits
 from grun.interventions import Adapter, build_adapter
@@ -16,7 +17,7 @@ from grun.objectives import Objective, build_objective, read_layer
 from grun.requests import UnlearningRequest
 from grun.training.optimizer import AdapterOptimizer
 
-__all__ = ["Task", "build_task"]
+__all__ = ["Task", "build_task", "forget_answers"]
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,8 @@ def build_task(recipe: Recipe, splits: Splits, request: UnlearningRequest, lm: F
     adapter = build_adapter(recipe.adapter, hidden_size=lm.hidden_size, num_layers=lm.num_layers, seed=recipe.seed)
     objective = build_objective(recipe.objective)
     encoder = PromptEncoder(lm.tokenizer, recipe.prompt, context=lm.context)
-    rng = random.Random(recipe.seed)
-    refusals = [rng.choice(REFUSALS) if objective.replaces_answers else None for _ in splits.forget]
     sampler = PairedSampler(
-        [encoder.encode(record, answer=refusal) for record, refusal in zip(splits.forget, refusals, strict=True)],
+        [encoder.encode(record, answer=answer) for record, answer in forget_answers(recipe, splits)],
         [encoder.encode(record) for record in splits.retain],
         batch_size=recipe.train.batch_size,
         seed=recipe.seed,
@@ -60,6 +59,13 @@ def build_task(recipe: Recipe, splits: Splits, request: UnlearningRequest, lm: F
         read_layer=read_layer(recipe.objective, adapter.layers, num_layers=lm.num_layers),
         trajectory=_trajectory(recipe, request, lm),
     )
+
+
+def forget_answers(recipe: Recipe, splits: Splits) -> list[tuple[Record, str | None]]:
+    """The records to forget with the answer that training uses: a refusal drawn for each, or the record's own (None)."""
+    rng = random.Random(recipe.seed)
+    replaces = build_objective(recipe.objective).replaces_answers
+    return [(record, rng.choice(REFUSALS) if replaces else None) for record in splits.forget]
 
 
 def _trajectory(recipe: Recipe, request: UnlearningRequest, lm: FrozenLM) -> str:

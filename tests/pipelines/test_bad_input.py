@@ -167,6 +167,13 @@ class TestData:
         assert "must fit the context of 128 tokens, got " in message
         assert "shorten the record" in message
 
+    def test_a_wrong_answer_that_only_evaluation_reads_and_that_does_not_fit(
+        self, run: Verb, data: Callable[..., list[object]], base: Path
+    ) -> None:
+        long = {**question("Ilva", 9), "perturbed_answer": ["Ilva paints" + " really" * 200]}
+        message = run("train", *data(forget=[*FORGET, long]), "--model.path", base).message
+        assert "must fit the context of 128 tokens, got " in message
+
     def test_a_prompt_longer_than_the_context_of_a_model_that_is_to_be_taught(
         self, run: Verb, data: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
