@@ -9,24 +9,67 @@ import gc
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
 from grun.config import Recipe
+from grun.lm import FrozenLM
 from grun.training import Progress, build_task, fit
 from pipelines.deepspeed_engine import DeepSpeedEngine, resident_share
 from pipelines.prepared import read_prepared
 from pipelines.worker import build_engine
 
 
+class Peaks:
+    """The most that this worker ever held of a sharded base: in one gathering while it is loaded, and at any time in a step."""
+
+    def __init__(self) -> None:
+        self.gathered_while_loading = 0
+        self.held_in_a_step = 0.0
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Look whenever DeepSpeed gathers parameters to fill them."""
+        import deepspeed
+
+        enter, peaks = deepspeed.zero.GatheredParameters.__enter__, self
+
+        def watched(context: Any) -> Any:
+            entered = enter(context)
+            peaks.gathered_while_loading = max(peaks.gathered_while_loading, sum(p.numel() for p in getattr(context, "params", ())))
+            return entered
+
+        with patch.object(deepspeed.zero.GatheredParameters, "__enter__", watched):
+            yield
+
+    @contextmanager
+    def stepping(self, lm: FrozenLM) -> Iterator[None]:
+        """Look whenever ZeRO-3 has fetched a module's parameters, forward or backward."""
+        from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator as Coordinator
+
+        fetch, peaks = Coordinator.fetch_sub_module, self
+
+        def watched(coordinator: Any, *args: Any, **kwargs: Any) -> None:
+            fetch(coordinator, *args, **kwargs)
+            peaks.held_in_a_step = max(peaks.held_in_a_step, resident_share(lm))
+
+        with patch.object(Coordinator, "fetch_sub_module", watched):
+            yield
+
+
 def train(case: dict[str, Any], target: Path) -> None:
     recipe = Recipe.parse(case["recipe"])
     request, splits = read_prepared(Path(case["prepared"]))
-    engine = build_engine(recipe, case["base"])
+    peaks = Peaks()
+    with peaks.loading():
+        engine = build_engine(recipe, case["base"])
     task = build_task(recipe, splits, request, engine.lm)
     metrics: list[dict[str, float]] = []
 
@@ -34,7 +77,8 @@ def train(case: dict[str, Any], target: Path) -> None:
         metrics.append(dict(progress.metrics))
 
     shares = [resident_share(engine.lm)]
-    fit(engine, task.adapter, task.objective, task.sampler, task.optimizer, read_layer=task.read_layer, callbacks=[record])
+    with peaks.stepping(engine.lm):
+        fit(engine, task.adapter, task.objective, task.sampler, task.optimizer, read_layer=task.read_layer, callbacks=[record])
     shares.append(resident_share(engine.lm))
     parameters = list(task.adapter.parameters())
     save_file({name: value.contiguous() for name, value in task.adapter.state_dict().items()}, f"{target}.safetensors")
@@ -42,12 +86,18 @@ def train(case: dict[str, Any], target: Path) -> None:
         "engine": type(engine).__name__,
         "metrics": metrics,
         "shares": shares,
+        "gathered_while_loading": peaks.gathered_while_loading / sum(map(_whole_size, engine.lm.model.parameters())),
+        "held_in_a_step": peaks.held_in_a_step,
         "adapter_is_whole": all(not hasattr(p, "ds_id") and p.dtype == torch.float32 for p in parameters),
         "base_dtypes": sorted({str(p.dtype) for p in engine.lm.model.parameters()}),
     }
     Path(f"{target}.json").write_text(json.dumps(outcome), encoding="utf-8")
     if isinstance(engine, DeepSpeedEngine):
         engine.close()
+
+
+def _whole_size(parameter: torch.nn.Parameter) -> int:
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def main(folder: Path) -> None:

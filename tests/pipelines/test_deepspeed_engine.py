@@ -154,3 +154,13 @@ def test_only_the_base_is_sharded_and_every_worker_holds_its_half(cases: Cases, 
         assert all(0.49 < share <= 0.55 for share in sharded["shares"]), sharded["shares"]
         assert whole["shares"] == [1.0, 1.0]
         assert sharded["adapter_is_whole"]
+
+
+@pytest.mark.parametrize("case", [*OBJECTIVES, "bfloat16"])
+def test_no_worker_ever_holds_the_whole_base(cases: Cases, case: str) -> None:
+    for rank in (0, 1):
+        outcome = cases.trained(f"sharded-{case}", rank).outcome
+        # the largest tensor of this base, embedding or head, is a sixth of it, and modules are filled one at a time
+        assert 0 < outcome["gathered_while_loading"] < 0.25
+        # at most three of its four blocks are alive at a time, beside the shards of the rest
+        assert 0.5 < outcome["held_in_a_step"] < 0.95

@@ -1,5 +1,6 @@
 """Scoring on a tiny base: the base's own report, and an adapter that never opens beside it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,10 @@ from grun.lm import load_frozen_lm
 from pipelines.prepared import Prepared, plan, write_prepared
 from pipelines.scoring import report_base, score_adapter, score_reference
 from pipelines.sweep import check_utility
-from tests.pipelines.conftest import MakeRecipe
 
 
 @pytest.fixture
-def recipe(make_recipe: MakeRecipe, tmp_path: Path) -> Recipe:
+def recipe(make_recipe: Callable[..., Recipe], tmp_path: Path) -> Recipe:
     return make_recipe(output=str(tmp_path / "outputs"))
 
 
