@@ -4,6 +4,7 @@
     ├── ConfigError      a recipe, an option or a space breaks a rule
     ├── DataError        a record, a split or a prompt is not what it should be
     ├── ModelError       a base model is missing, damaged or not of a supported shape
+    ├── CacheError       a prefix cache is unfinished, damaged, too large or was made for something else
     ├── AdapterError     an adapter folder is damaged or does not fit the base
     ├── TrainingError    training cannot go on (non-finite loss, a tensor that nothing trains)
     ├── ClusterError     the cluster cannot run what was asked for
@@ -20,6 +21,7 @@ from difflib import get_close_matches
 
 __all__ = [
     "AdapterError",
+    "CacheError",
     "ClusterError",
     "ConfigError",
     "DataError",
@@ -47,6 +49,10 @@ class DataError(GrunError):
 
 class ModelError(GrunError):
     """A base model is missing, damaged or not of a supported shape."""
+
+
+class CacheError(GrunError):
+    """A prefix cache is unfinished, damaged, too large or was made for something else."""
 
 
 class AdapterError(GrunError):

@@ -9,7 +9,7 @@ from grun.data.prompts import PromptEncoder
 from grun.evaluation.sets import evaluation_sets
 from grun.interventions import check_fits
 from grun.lm import BaseInfo, load_tokenizer, resolve_folder
-from grun.lm.frozen import context_of, digest_weights, load_config
+from grun.lm.frozen import context_of, digest_weights, load_config, read_shape
 from grun.objectives import read_layer
 from grun.training import forget_answers
 from pipelines.mlflow_store import Store
@@ -34,8 +34,8 @@ def check_base(recipe: Recipe) -> None:
         load_config(folder)
         load_tokenizer(folder, recipe.model.pad_token)
         if path == recipe.model.path:
-            text = load_config(folder).get_text_config()
-            hidden_size, num_layers = int(text.hidden_size), int(text.num_hidden_layers)
+            shape = read_shape(folder)
+            hidden_size, num_layers = shape.hidden_size, shape.num_layers
     layers = check_fits(recipe.adapter, hidden_size=hidden_size, num_layers=num_layers)
     read_layer(recipe.objective, layers, num_layers=num_layers)
 
@@ -68,12 +68,12 @@ def check_saved_adapter(recipe: Recipe, prepared: Prepared, folder: Path) -> Non
         read_card(folder)
         return
     base = resolve_folder(prepared.base, recipe.model.revision)
-    text = load_config(base).get_text_config()
+    shape = read_shape(base)
     check_adapter(
         folder,
         BaseInfo(prepared.base, recipe.model.revision, digest_weights(base)),
-        hidden_size=int(text.hidden_size),
-        num_layers=int(text.num_hidden_layers),
+        hidden_size=shape.hidden_size,
+        num_layers=shape.num_layers,
     )
 
 

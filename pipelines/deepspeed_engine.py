@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from grun.config import ModelConfig
-from grun.lm import FrozenLM, load_frozen_lm
+from grun.lm import CachedPass, FrozenLM, FullPass, PrefixCache, load_frozen_lm, resolve_folder
+from grun.lm.frozen import read_shape
 from grun.training import TorchEngine
 
 __all__ = ["DeepSpeedEngine", "resident_share", "zero3_config"]
@@ -40,27 +41,28 @@ def zero3_config(*, dtype: str, hidden_size: int, layer_parameters: int) -> dict
 class DeepSpeedEngine(TorchEngine):
     """A base of which every worker holds one part."""
 
-    def __init__(self, model: ModelConfig, folder: str) -> None:
-        """Load the base sharded. torch.distributed must be initialised, and `LOCAL_RANK` set."""
+    def __init__(self, model: ModelConfig, folder: str, cache: PrefixCache | None = None, cut: int | None = None) -> None:
+        """Load the base sharded. torch.distributed must be initialised, and `LOCAL_RANK` set.
+
+        Args:
+            cache: a prefix cache; then only the blocks above `cut` are loaded.
+        """
         if not torch.cuda.is_available():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         import deepspeed
-        from transformers import AutoConfig
         from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
         # the CPU accelerator would compile this op for most of a minute; it serves inference only
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False)
-        text = AutoConfig.from_pretrained(folder).get_text_config()
-        layer_parameters = 4 * text.hidden_size**2 + 3 * text.hidden_size * getattr(
-            text, "intermediate_size", 4 * text.hidden_size
-        )
-        settings = zero3_config(dtype=model.dtype, hidden_size=text.hidden_size, layer_parameters=layer_parameters)
+        shape = read_shape(resolve_folder(folder, model.revision))
+        settings = zero3_config(dtype=model.dtype, hidden_size=shape.hidden_size, layer_parameters=shape.layer_parameters)
         # transformers keeps only a weak reference: while this lives, from_pretrained loads one module at a time into shards
         self._loading = HfDeepSpeedConfig(settings)
-        lm = load_frozen_lm(folder, revision=model.revision, dtype=model.dtype, pad_token=model.pad_token, device=None)
+        lm = load_frozen_lm(folder, revision=model.revision, dtype=model.dtype, pad_token=model.pad_token, device=None, cut=cut)
         self._engine, *_ = deepspeed.initialize(model=lm.model, config=settings)
-        super().__init__(lm)
+        # one batch a step: every further one would gather the base again
+        super().__init__(FullPass(lm) if cache is None else CachedPass(lm, cache, num_buckets=1))
 
     def backward(self, loss: Tensor) -> None:
         """Autograd through the sharded base; ZeRO's hooks gather and release its blocks."""
@@ -72,13 +74,16 @@ class DeepSpeedEngine(TorchEngine):
         self._engine.destroy()
 
 
-def resident_share(lm: FrozenLM) -> float:
-    """Share of the base's parameters that this worker holds between two steps (1.0 when nothing is sharded)."""
+def resident_share(lm: FrozenLM, num_parameters: int | None = None) -> float:
+    """Share of the base's parameters that this worker holds between two steps (1.0 when nothing is sharded or skipped).
+
+    Args:
+        num_parameters: parameters of the whole base; None where `lm` is the whole.
+    """
     held = total = 0
     for parameter in lm.model.parameters():
         shard = getattr(parameter, "ds_tensor", None)
-        numel = getattr(parameter, "ds_numel", parameter.numel())
-        total += numel
+        total += getattr(parameter, "ds_numel", parameter.numel())
         # between steps a sharded parameter is empty and its shard is what is held; a persistent one is whole
         held += parameter.numel() or (shard.numel() if shard is not None else 0)
-    return held / total
+    return held / (num_parameters or total)

@@ -10,7 +10,8 @@ from grun.config import Recipe
 from grun.data.batches import collate
 from grun.data.prompts import PromptEncoder
 from grun.evaluation.sets import evaluation_sets
-from grun.lm import IntervenedLM, load_frozen_lm
+from grun.lm import IntervenedLM
+from pipelines.loaded import loaded_base
 from pipelines.prepared import read_prepared
 
 __all__ = ["identical_where_closed"]
@@ -25,8 +26,7 @@ def identical_where_closed(
     Returns:
         (identical, closed).
     """
-    model = recipe.model
-    lm = load_frozen_lm(base, revision=model.revision, dtype=model.dtype, pad_token=model.pad_token)
+    lm = loaded_base(recipe, base)
     adapter, card = load_adapter(adapter_folder, lm)
     threshold = card.adapter.gate_threshold
     encoder = PromptEncoder(lm.tokenizer, recipe.prompt, context=lm.context)
@@ -36,7 +36,7 @@ def identical_where_closed(
     identical = closed = 0
     for start in range(0, len(holdout.prompts), recipe.evaluation.batch_size):
         prompts = holdout.prompts[start : start + recipe.evaluation.batch_size]
-        batch = collate([prompt.encode(encoder) for prompt in prompts], pad_id=lm.pad_id)
+        batch = collate([prompt.encode(encoder) for prompt in prompts], pad_id=lm.pad_id).to(lm.device)
         gates = served.answers(batch).gate_logits
         assert gates is not None
         # soft gates (no threshold) are never closed

@@ -11,15 +11,12 @@ are soft here; what the gate threshold does is judged after training.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from grun.config import Recipe
-from grun.data.batches import collate
 from grun.data.prompts import Example, PromptEncoder
 from grun.data.splits import Splits
 from grun.evaluation.sets import EvalSet, evaluation_sets
 from grun.interventions import Adapter
-from grun.lm import IntervenedLM
 from grun.training import Engine
 
 __all__ = ["Probe"]
@@ -48,11 +45,9 @@ class Probe:
 
     @torch.no_grad()
     def _mean_probability(self, examples: Sequence[Example], adapter: Adapter | None) -> float:
-        model = IntervenedLM(self.engine.lm, adapter)
         sums = torch.zeros(2)
         for start in range(0, len(examples), self.batch_size):
-            batch = collate(examples[start : start + self.batch_size], pad_id=self.engine.lm.pad_id).to(self.engine.lm.device)
-            nll: Tensor = model.answers(batch).nll
+            nll = self.engine.base.answers(examples[start : start + self.batch_size], adapter).nll
             sums += torch.tensor([float((-nll).exp().sum()), float(nll.numel())])
         self.engine.sum_(sums)
         return float(sums[0] / sums[1])

@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from grun.evaluation.evaluate import AdapterScorer, Rows, Scorer
 from grun.evaluation.report import EvalReport, ScoredSet, summarise
 from grun.evaluation.scores import RowScore, read_rows, write_rows
 from grun.evaluation.sets import EvalSet, evaluation_sets
-from grun.lm import FrozenLM, digest_weights, load_frozen_lm, resolve_folder
+from grun.lm import PrefixCache, digest_weights, resolve_folder
+from pipelines.loaded import loaded_base
 from pipelines.prepared import Prepared, read_prepared
 
 __all__ = ["reference_path", "report_base", "score_adapter", "score_reference", "threshold_key"]
@@ -95,11 +95,13 @@ def score_adapter(
     folder: Path,
     thresholds: Sequence[float | None],
     progress: Path | None = None,
+    cache: Path | None = None,
 ) -> dict[str, EvalReport]:
     """Score an adapter at gate thresholds and write `<folder>/<threshold>/{report.json,rows.jsonl}`. Runs as a task.
 
     Args:
         recipe: `evaluation.part` says which rows.
+        cache: a prefix cache that holds them and the adapter's placement; gates and answers are then read off suffixes.
 
     Raises:
         AdapterError: the adapter is damaged or for another base.
@@ -107,7 +109,7 @@ def score_adapter(
     _request, splits = read_prepared(prepared)
     evaluation = recipe.evaluation
     sets = evaluation_sets(splits, part=evaluation.part, max_rows=evaluation.max_rows)
-    scorer = _scorer(recipe, base, _Counter(progress, 1))
+    scorer = _scorer(recipe, base, _Counter(progress, 1), cache)
     adapter, _card = load_adapter(adapter_folder, scorer.lm)
     base_rows = _select(sets, score_reference(recipe, prepared, base))
     twin_rows = _select(sets, score_reference(recipe, prepared, retain_only)) if retain_only else None
@@ -159,12 +161,8 @@ class _Counter:
             self.path.write_text(json.dumps({"done": self.done, "total": self.total}), encoding="utf-8")
 
 
-def _scorer(recipe: Recipe, model: str, on_progress: Any) -> Scorer:
-    lm = _loaded(model, recipe.model.revision, recipe.model.dtype, recipe.model.pad_token, recipe.evaluation.use_gpu)
+def _scorer(recipe: Recipe, model: str, on_progress: Any, cache: Path | None = None) -> Scorer:
+    lm = loaded_base(recipe, model)
     encoder = PromptEncoder(lm.tokenizer, recipe.prompt, context=lm.context)
-    return Scorer(lm, encoder, recipe.evaluation.batch_size, recipe.evaluation.max_new_tokens, on_progress)
-
-
-@lru_cache(maxsize=2)
-def _loaded(model: str, revision: str | None, dtype: str, pad_token: str | None, use_gpu: bool) -> FrozenLM:
-    return load_frozen_lm(model, revision=revision, dtype=dtype, pad_token=pad_token, device="cuda" if use_gpu else "cpu")
+    opened = None if cache is None else PrefixCache.open(cache, verify=False)
+    return Scorer(lm, encoder, recipe.evaluation.batch_size, recipe.evaluation.max_new_tokens, on_progress, opened)

@@ -17,6 +17,7 @@ from ray.tune.search.optuna import OptunaSearch
 from grun.adapters import copy_adapter
 from grun.config import Recipe
 from grun.errors import ModelError
+from pipelines.caching import ensure_cache
 from pipelines.cli import parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, progress
@@ -57,7 +58,8 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
     """
     folder = sweep_folder(recipe)
     claim_folder(folder, recipe, sections=_SECTIONS)
-    context = TrialContext(recipe, prepared, folder, space.thresholds)
+    cache = ensure_cache(recipe, prepared, space.variants(recipe))
+    context = TrialContext(recipe, prepared, folder, space.thresholds, cache)
     with tracker.run(f"{recipe.name}-sweep", key=f"sweep/{recipe.name}/{folder}", tags={"kind": "sweep"}) as run_id:
         tracker.log_params(run_id, deciding_settings(recipe, sections=_SECTIONS))
         record_request(tracker, run_id, prepared.request)

@@ -88,6 +88,8 @@ class TrialContext:
     folder: Path
     """The sweep's folder; a trial's own is `trials/<id>` in it."""
     thresholds: tuple[float, ...]
+    cache: Path | None = None
+    """Prefix cache of every placement that the space may try."""
 
     def trial_folder(self, trial_id: str) -> Path:
         """Folder of a trial."""
@@ -125,7 +127,9 @@ def make_trial(context: TrialContext) -> Callable[[Mapping[str, Any]], None]:
         record = _begin(folder, trial_id, point)
         try:
             recipe = apply_point(context.recipe, point)
-            outcome = train_on_ray(recipe, context.prepared, folder, name=trial_id, callbacks=[cast(Any, ReportToTune)()])
+            outcome = train_on_ray(
+                recipe, context.prepared, folder, name=trial_id, cache=context.cache, callbacks=[cast(Any, ReportToTune)()]
+            )
             best = _score(context, recipe, outcome.adapter, folder)
             ended: dict[str, Any] = {
                 name: getattr(outcome, name) for name in ("steps", "total_steps", "stopped_early", "resident_share")
@@ -151,20 +155,21 @@ def _begin(folder: Path, trial_id: str, point: Mapping[str, Any]) -> TrialRecord
 def _score(context: TrialContext, recipe: Recipe, adapter: Path, folder: Path) -> dict[str, float]:
     """Score the adapter at every threshold on validation rows, in a task beside the workers; return the best point."""
     evaluation = recipe.evaluation
-    task = ray.remote(score_adapter).options(
+    task = cast(Any, ray.remote(score_adapter)).options(
         num_cpus=evaluation.num_cpus,
         num_gpus=1 if evaluation.use_gpu else 0,
         scheduling_strategy="DEFAULT",  # not in the placement group of the trial, which holds no CPU
     )
     reports = ray.get(
         task.remote(
-            validating(recipe),
-            context.prepared.folder,
-            context.prepared.base,
-            context.prepared.retain_only,
-            adapter,
-            folder / "evaluation",
-            list(context.thresholds),
+            recipe=validating(recipe),
+            prepared=context.prepared.folder,
+            base=context.prepared.base,
+            retain_only=context.prepared.retain_only,
+            adapter_folder=adapter,
+            folder=folder / "evaluation",
+            thresholds=list(context.thresholds),
+            cache=context.cache,
         )
     )
     points = [(r.value("forget_unseen/rouge_l_recall"), r.value("model_utility_ratio")) for r in reports.values()]

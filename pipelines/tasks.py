@@ -29,11 +29,12 @@ class HelperTask:
     """Keyword arguments; the function also gets `progress`, a file to write {"done", "total"} to."""
 
 
-def run_tasks(recipe: Recipe, tasks: Sequence[HelperTask], *, shared: Path) -> list[Any]:
+def run_tasks(recipe: Recipe, tasks: Sequence[HelperTask], *, shared: Path, title: str | None = None) -> list[Any]:
     """Run tasks on the cluster, as many at a time as it holds, and return their results in order.
 
     Args:
         shared: a folder that every node sees, for the progress files.
+        title: shown beside the progress; None for the titles of the tasks.
 
     Raises:
         GrunError: what a task found wrong.
@@ -48,7 +49,7 @@ def run_tasks(recipe: Recipe, tasks: Sequence[HelperTask], *, shared: Path) -> l
             ray.remote(task.function).options(**options).remote(**task.arguments, progress=file)
             for task, file in zip(tasks, files, strict=True)
         ]
-        with progress_bar(", ".join(task.title for task in tasks), 100) as advance:
+        with progress_bar(title or ", ".join(task.title for task in tasks), 100) as advance:
             shown = 0
             waiting = list(references)
             while waiting:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from grun.config import Recipe
 from grun.evaluation.figures import training_curves
+from pipelines.caching import ensure_cache
 from pipelines.cli import parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import progress, summary
@@ -41,6 +42,7 @@ def train(recipe: Recipe, prepared: Prepared, tracker: Tracker) -> tuple[TrainOu
     """
     folder = run_folder(recipe)
     claim_folder(folder, recipe, sections=_SECTIONS)
+    cache = ensure_cache(recipe, prepared, [recipe])
     with tracker.run(recipe.name, key=f"train/{recipe.name}/{folder}", tags={"kind": "train"}) as run_id:
         tracker.log_params(run_id, deciding_settings(recipe, sections=_SECTIONS))
         record_request(tracker, run_id, prepared.request)
@@ -49,7 +51,7 @@ def train(recipe: Recipe, prepared: Prepared, tracker: Tracker) -> tuple[TrainOu
             progress("training", total_steps(recipe, prepared)) as advance,
             following(tracker, run_id, spool, advance),
         ):
-            outcome = train_on_ray(recipe, prepared, folder, name=recipe.name)
+            outcome = train_on_ray(recipe, prepared, folder, name=recipe.name, cache=cache)
         tracker.log_figure(run_id, training_curves(*read_spool(spool)), "figures/training.png")
         version = register(tracker, recipe, run_id, outcome.adapter)
     return outcome, version

@@ -73,15 +73,20 @@ def claim_folder(folder: Path, recipe: Recipe, *, sections: Sequence[str]) -> No
     claim.write_text(json.dumps(identity, indent=2), encoding="utf-8")
 
 
-def train_on_ray(recipe: Recipe, prepared: Prepared, folder: Path, *, name: str, callbacks: Sequence[Any] = ()) -> TrainOutcome:
+def train_on_ray(
+    recipe: Recipe, prepared: Prepared, folder: Path, *, name: str, cache: Path | None, callbacks: Sequence[Any] = ()
+) -> TrainOutcome:
     """Train one adapter on `train.num_workers` Ray workers; continues an interrupted run of the same name and folder.
+
+    Args:
+        cache: a prefix cache that holds the request's rows and the adapter's placement; None: the whole base is run.
 
     Raises:
         GrunError: what a worker found wrong, or that the workers failed more often than `train.max_failures`.
     """
     if not (folder / OUTCOME_FILE).is_file():
         (folder / ERROR_FILE).unlink(missing_ok=True)
-        _fit(recipe, prepared, folder, name, callbacks)
+        _fit(recipe, prepared, folder, name, cache, callbacks)
     if (folder / ERROR_FILE).is_file():
         failure = json.loads((folder / ERROR_FILE).read_text(encoding="utf-8"))
         kind = getattr(errors, failure["type"], TrainingError)
@@ -90,7 +95,7 @@ def train_on_ray(recipe: Recipe, prepared: Prepared, folder: Path, *, name: str,
     return TrainOutcome(adapter=folder / "adapter", **outcome)
 
 
-def _fit(recipe: Recipe, prepared: Prepared, folder: Path, name: str, callbacks: Sequence[Any]) -> None:
+def _fit(recipe: Recipe, prepared: Prepared, folder: Path, name: str, cache: Path | None, callbacks: Sequence[Any]) -> None:
     train = recipe.train
     trainer = TorchTrainer(
         run_worker,
@@ -98,6 +103,7 @@ def _fit(recipe: Recipe, prepared: Prepared, folder: Path, name: str, callbacks:
             "recipe": recipe.model_dump(mode="json"),
             "prepared": str(prepared.folder),
             "base": prepared.base,
+            "cache": str(cache) if cache else None,
             "run_folder": str(folder),
         },
         torch_config=TorchConfig(backend="nccl" if train.use_gpu else "gloo"),

@@ -20,7 +20,8 @@ from ray.train.v2._internal.execution import context as ray_context
 from grun.adapters import AdapterCard, save_adapter
 from grun.config import Recipe
 from grun.errors import GrunError
-from grun.lm import load_frozen_lm
+from grun.lm import CachedPass, FullPass, PrefixCache, digest_weights, load_frozen_lm, resolve_folder
+from grun.lm.frozen import count_parameters, read_shape
 from grun.requests import UnlearningRequest
 from grun.training import (
     Callback,
@@ -49,7 +50,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
     An error that the user can mend is written to `error.json` and not raised: Ray would start the workers again, in vain.
 
     Args:
-        config: `recipe` (dumped), `prepared` (folder), `base` (model folder), `run_folder`.
+        config: `recipe` (dumped), `prepared` (folder), `base` (model folder), `cache` (folder or None), `run_folder`.
     """
     try:
         _train(config)
@@ -66,7 +67,7 @@ def _train(config: Mapping[str, Any]) -> None:
     recipe = Recipe.parse(config["recipe"])
     run_folder = Path(config["run_folder"])
     request, splits = read_prepared(Path(config["prepared"]))
-    engine = build_engine(recipe, config["base"])
+    engine = build_engine(recipe, config["base"], config["cache"])
     task = build_task(recipe, splits, request, engine.lm)
     start = 0
     checkpoint = ray.train.get_checkpoint()
@@ -86,7 +87,8 @@ def _train(config: Mapping[str, Any]) -> None:
         start=start,
         callbacks=callbacks,
     )
-    share = max(engine.gather(resident_share(engine.lm)))
+    whole = None if engine.lm.cut is None else count_parameters(resolve_folder(config["base"], recipe.model.revision))
+    share = max(engine.gather(resident_share(engine.lm, whole)))
     if engine.rank == 0:
         save_adapter(task.adapter, make_card(recipe, request, engine, task, result.steps), run_folder / "adapter")
         outcome = {
@@ -99,15 +101,25 @@ def _train(config: Mapping[str, Any]) -> None:
     torch.distributed.barrier()
 
 
-def build_engine(recipe: Recipe, base: str) -> Engine:
-    """Load the base on this worker: sharded (DeepSpeed, stage 3) or whole."""
+def build_engine(recipe: Recipe, base: str, cache_folder: str | None = None) -> Engine:
+    """Load the base on this worker: sharded (DeepSpeed, stage 3) or whole; with a prefix cache, its upper part alone.
+
+    Raises:
+        CacheError: the cache is damaged, or for another base.
+    """
+    model = recipe.model
+    cache = cut = None
+    if cache_folder is not None:
+        folder = resolve_folder(base, model.revision)
+        # the driver has read every byte; here it is only opened
+        cache = PrefixCache.open(Path(cache_folder), verify=False)
+        cache.check_base(digest_weights(folder), model.dtype)
+        cut = min(recipe.adapter.resolve_layers(read_shape(folder).num_layers))
     if recipe.train.engine == "deepspeed" and recipe.train.zero_stage == 3:
-        return DeepSpeedEngine(recipe.model, base)
+        return DeepSpeedEngine(model, base, cache, cut)
     device = ray.train.torch.get_device() if recipe.train.use_gpu else "cpu"
-    lm = load_frozen_lm(
-        base, revision=recipe.model.revision, dtype=recipe.model.dtype, pad_token=recipe.model.pad_token, device=device
-    )
-    return TorchEngine(lm)
+    lm = load_frozen_lm(base, revision=model.revision, dtype=model.dtype, pad_token=model.pad_token, device=device, cut=cut)
+    return TorchEngine(FullPass(lm) if cache is None else CachedPass(lm, cache, recipe.cache.length_buckets))
 
 
 def make_card(recipe: Recipe, request: UnlearningRequest, engine: Engine, task: Task, steps: int) -> AdapterCard:

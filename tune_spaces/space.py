@@ -8,6 +8,7 @@ every trial is scored at all thresholds, and none of them costs a training run.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, get_args
 
 import yaml
@@ -20,6 +21,8 @@ from grun.config.base import field_names
 from grun.errors import ConfigError, near_miss
 
 __all__ = ["Space", "apply_point", "choice"]
+
+_DECIDES_WHAT_IS_RUN = ("adapter.layers", "adapter.relative_depths", "objective.forget", "objective.retain")
 
 DEFAULT_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -51,6 +54,15 @@ class Space:
     def grid(self) -> dict[str, Any]:
         """The whole of a finite space, as Ray Tune's grid search."""
         return {path: tune.grid_search(list(d.categories)) for path, d in self.dimensions.items() if isinstance(d, Categorical)}
+
+    def variants(self, recipe: Recipe) -> list[Recipe]:
+        """The recipe at every placement and with every objective of the space: what decides which rows and blocks are run."""
+        deciding = {
+            path: list(d.categories)
+            for path, d in self.dimensions.items()
+            if path.startswith(_DECIDES_WHAT_IS_RUN) and isinstance(d, Categorical)
+        }
+        return [apply_point(recipe, dict(zip(deciding, values, strict=True))) for values in product(*deciding.values())]
 
     def check(self, recipe: Recipe) -> None:
         """Refuse a space with a path that no recipe has.

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, ValidationError
 
 from grun.config.adapter import AdapterConfig
 from grun.config.base import Config, explain
+from grun.config.cache import CacheConfig
 from grun.config.cluster import ClusterConfig
 from grun.config.data import DataConfig, PromptConfig, TestbedData
 from grun.config.evaluation import EvaluationConfig, PromotionConfig
@@ -56,6 +57,8 @@ class Recipe(Config):
     """What training minimises."""
     train: TrainConfig = TrainConfig()
     """How training runs."""
+    cache: CacheConfig = CacheConfig()
+    """The prefix cache."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How an adapter is scored."""
     promotion: PromotionConfig = PromotionConfig()

@@ -6,7 +6,8 @@ workers trains on the same batches, and a resumed run goes on where it was.
 Shapes: B sequences, T padded length, N answer tokens of the whole batch.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from grun.data.prompts import Example
 
-__all__ = ["ForgetRetainBatch", "PairedSampler", "TokenBatch", "collate"]
+__all__ = ["ForgetRetainBatch", "PairedSampler", "TokenBatch", "collate", "length_buckets"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,15 @@ class TokenBatch:
         """Number of sequences."""
         return self.input_ids.shape[0]
 
+    @property
+    def supplies(self) -> Mapping[int, Tensor]:
+        """Blocks whose output is not computed: none."""
+        return {}
+
+    def model_inputs(self) -> dict[str, Tensor]:
+        """Arguments of a model's forward."""
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "position_ids": self.position_ids}
+
     def to(self, device: torch.device) -> "TokenBatch":
         """Return the batch on another device."""
         return TokenBatch(**{name: value.to(device) for name, value in vars(self).items()})
@@ -66,6 +76,35 @@ def collate(examples: Sequence[Example], *, pad_id: int, side: Literal["left", "
         predicts[index, start + example.num_prompt_tokens - 1 : end - 1] = True
     row, position = predicts.nonzero(as_tuple=True)
     return TokenBatch(input_ids, attention_mask, last_prompt, predicts, input_ids[row, position + 1], row)
+
+
+def length_buckets(lengths: Sequence[int], num_buckets: int) -> list[list[int]]:
+    """Divide rows into batches of similar length such that padding them takes the fewest tokens possible.
+
+    There are `num_buckets` of them, or as many as there are rows: a number that does not depend on the lengths, so that
+    all workers run their model equally often.
+
+    Returns:
+        the indices of each batch.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    count = min(num_buckets, len(order))
+    # best[b][end]: (tokens, start of the last batch) of the first `end` rows in b batches; a batch is as long as its last row
+    best: list[list[tuple[float, int]]] = [[(0.0, 0)] + [(math.inf, 0)] * len(order)]
+    for batches in range(1, count + 1):
+        best.append([(math.inf, 0)] * (len(order) + 1))
+        for end in range(batches, len(order) + 1):
+            longest = lengths[order[end - 1]]
+            best[batches][end] = min(
+                (best[batches - 1][start][0] + longest * (end - start), start) for start in range(batches - 1, end)
+            )
+    buckets: list[list[int]] = []
+    end = len(order)
+    for batches in range(count, 0, -1):
+        start = best[batches][end][1]
+        buckets.append(order[start:end])
+        end = start
+    return buckets[::-1]
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from grun.data.batches import collate
 from grun.data.prompts import Example, PromptEncoder
 from grun.data.records import QARecord
 from grun.evaluation.rouge import rouge_l_recall
 from grun.evaluation.scores import RowScore
 from grun.evaluation.sets import EvalPrompt, EvalSet
 from grun.interventions import Adapter
-from grun.lm import FrozenLM, IntervenedLM
+from grun.lm import CachedPass, FrozenLM, FullPass, IntervenedLM, Pass, PrefixCache
 
 __all__ = ["AdapterScorer", "Rows", "Scorer"]
 
@@ -42,6 +41,14 @@ class Scorer:
     max_new_tokens: int
     on_progress: Callable[[int], None] | None = None
     """Called with the number of rows just scored."""
+    cache: PrefixCache | None = None
+    """Holds every row that is scored with an adapter; the base alone is always run whole."""
+
+    def base(self, adapter: Adapter | None) -> Pass:
+        """What runs the base under an adapter."""
+        if self.cache is None or adapter is None:
+            return FullPass(self.lm)
+        return CachedPass(self.lm.above(adapter.layers[0]), self.cache)
 
     def score(self, sets: Sequence[EvalSet], *, adapter: Adapter | None = None, threshold: float | None = None) -> Rows:
         """Score every prompt of every set."""
@@ -55,7 +62,8 @@ class Scorer:
         model = IntervenedLM(self.lm, adapter, threshold=threshold)
         # (prompt, which answer) -> example; None is the record's own answer
         wanted = [(index, answer) for index, prompt in enumerate(prompts) for answer in prompt.answers]
-        nll = self._nll(model, [prompts[index].encode(self.encoder, answer=answer) for index, answer in wanted])
+        examples = [prompts[index].encode(self.encoder, answer=answer) for index, answer in wanted]
+        nll = self._nll(examples, adapter, threshold)
         by_prompt: dict[int, list[tuple[float, int]]] = {}
         for (index, _answer), value in zip(wanted, nll, strict=True):
             by_prompt.setdefault(index, []).append(value)
@@ -91,14 +99,14 @@ class Scorer:
         [text] = self.lm.tokenizer.batch_decode([list(example.ids[example.num_prompt_tokens :])], skip_special_tokens=True)
         return text.strip()
 
-    def _nll(self, model: IntervenedLM, examples: Sequence[Example]) -> list[tuple[float, int]]:
+    def _nll(self, examples: Sequence[Example], adapter: Adapter | None, threshold: float | None) -> list[tuple[float, int]]:
         """Summed answer NLL in nats and number of answer tokens, in order; batches hold sequences of similar length."""
+        base = self.base(adapter)
         order = sorted(range(len(examples)), key=lambda index: len(examples[index].ids))
         result: list[tuple[float, int]] = [(0.0, 1)] * len(examples)
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
-            batch = collate([examples[index] for index in chosen], pad_id=self.lm.pad_id).to(self.lm.device)
-            answers = model.answers(batch)
+            answers = base.answers([examples[index] for index in chosen], adapter, threshold=threshold)
             sums = torch.zeros(len(chosen), device=answers.nll.device).index_add(0, answers.row, answers.nll)
             for index, value in zip(chosen, sums.tolist(), strict=True):
                 result[index] = (value, examples[index].num_answer_tokens)
@@ -122,7 +130,7 @@ class Scorer:
     @torch.no_grad()
     def gate_values(self, prompts: Sequence[EvalPrompt], adapter: Adapter, *, threshold: float | None) -> Tensor:
         """Gate values (rows, L) at the last prompt token, one forward pass and no generation."""
-        model = IntervenedLM(self.lm, adapter, threshold=threshold)
+        base = self.base(adapter)
         examples = [prompt.encode(self.encoder) for prompt in prompts]
         # one answer token is what a batch needs at least; the gate reads the last prompt token alone
         short = [Example(e.digest, e.ids[: e.num_prompt_tokens + 1], e.num_prompt_tokens) for e in examples]
@@ -130,8 +138,7 @@ class Scorer:
         values = torch.empty(len(short), len(adapter.layers))
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
-            batch = collate([short[index] for index in chosen], pad_id=self.lm.pad_id).to(self.lm.device)
-            logits = model.answers(batch).gate_logits
+            logits = base.answers([short[index] for index in chosen], adapter, threshold=threshold).gate_logits
             assert logits is not None
             values[chosen] = logits.float().sigmoid().cpu()
         return values

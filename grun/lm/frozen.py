@@ -6,29 +6,33 @@ loads on any other copy, and on nothing else.
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as hf_logging
 
 from grun.errors import ModelError
+from grun.lm.blocks import block_list, upper_class, upper_view
 
 __all__ = [
     "BaseInfo",
+    "BaseShape",
     "FrozenLM",
+    "count_parameters",
     "digest_weights",
-    "find_blocks",
     "freeze",
     "load_frozen_lm",
     "load_tokenizer",
+    "read_shape",
     "resolve_folder",
 ]
 
@@ -67,6 +71,8 @@ class FrozenLM:
     blocks: Sequence[nn.Module]
     """Decoder blocks, shallowest first."""
     info: BaseInfo
+    cut: int | None = None
+    """Block whose output is supplied from a prefix cache: it and those below it are skipped. None: the model is whole."""
 
     @property
     def hidden_size(self) -> int:
@@ -101,6 +107,43 @@ class FrozenLM:
     def device(self) -> torch.device:
         """Where the model computes."""
         return self.model.device
+
+    def above(self, cut: int) -> "FrozenLM":
+        """Return this base with blocks 0..cut skipped, sharing everything else with it."""
+        model = upper_view(self.model, cut)
+        return replace(self, model=model, blocks=tuple(block_list(model)), cut=cut)
+
+
+@dataclass(frozen=True)
+class BaseShape:
+    """The sizes of a base, known from its configuration alone."""
+
+    hidden_size: int
+    """Width D of the residual stream."""
+    num_layers: int
+    """Number of decoder blocks."""
+    key_value_size: int
+    """Numbers in the key of one token in one block: key heads times their width."""
+    layer_parameters: int
+    """About how many parameters a block has."""
+
+
+def read_shape(folder: Path) -> BaseShape:
+    """Read the sizes of a base.
+
+    Raises:
+        ModelError: as :func:`load_config`.
+    """
+    text = load_config(folder).get_text_config()
+    width, heads = int(text.hidden_size), int(text.num_attention_heads)
+    head_size = int(getattr(text, "head_dim", None) or width // heads)
+    inner = int(getattr(text, "intermediate_size", None) or 4 * width)
+    return BaseShape(
+        hidden_size=width,
+        num_layers=int(text.num_hidden_layers),
+        key_value_size=int(getattr(text, "num_key_value_heads", None) or heads) * head_size,
+        layer_parameters=4 * width**2 + 3 * width * inner,
+    )
 
 
 def context_of(config: Any) -> int:
@@ -157,6 +200,15 @@ def _digest_files(files: tuple[tuple[Path, int, int], ...]) -> str:
     return whole.hexdigest()
 
 
+def count_parameters(folder: Path) -> int:
+    """How many parameters a base has, from the headers of its files; a head that shares the embedding is not counted twice."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no mapping
+    return total
+
+
 def load_tokenizer(folder: Path, pad_token: str | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer that can pad.
 
@@ -183,28 +235,11 @@ def load_tokenizer(folder: Path, pad_token: str | None = None) -> PreTrainedToke
     return tokenizer
 
 
-def find_blocks(model: PreTrainedModel) -> Sequence[nn.Module]:
-    """Find the decoder blocks: the one list of as many modules as the configuration has layers.
-
-    Raises:
-        ModelError: there is no such list, or more than one.
-    """
-    num_layers = model.config.get_text_config().num_hidden_layers
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == num_layers]
-    outermost = [module for module in lists if not any(module is not other and module in set(other.modules()) for other in lists)]
-    if len(outermost) != 1:
-        raise ModelError(
-            f"a base model must have one list of decoder blocks, got {len(outermost)} candidates in {type(model).__name__}; "
-            "only decoder-only models are supported"
-        )
-    return tuple(outermost[0])
-
-
 def freeze(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, info: BaseInfo) -> FrozenLM:
     """Freeze a model that is already in memory."""
     model.requires_grad_(False)
     model.eval()
-    return FrozenLM(model, tokenizer, find_blocks(model), info)
+    return FrozenLM(model, tokenizer, tuple(block_list(model)), info)
 
 
 def load_frozen_lm(
@@ -214,11 +249,14 @@ def load_frozen_lm(
     dtype: str = "float32",
     pad_token: str | None = None,
     device: torch.device | str | None = "cpu",
+    cut: int | None = None,
 ) -> FrozenLM:
     """Load and freeze a base model.
 
     Args:
         dtype: `float32` or `bfloat16`.
+        cut: blocks 0..cut, and the embedding where the head does not share it, are never read; what block `cut` would put
+            out has to come from a prefix cache.
         device: where the model goes; None leaves it where loading put it, as a sharding engine wants.
 
     Raises:
@@ -227,13 +265,13 @@ def load_frozen_lm(
     folder = resolve_folder(name, revision)
     config = load_config(folder)
     tokenizer = load_tokenizer(folder, pad_token)
-    model = _read_weights(folder, name, config, getattr(torch, dtype))
+    model = _read_weights(folder, name, config, getattr(torch, dtype), cut)
     if device is not None:
         nn.Module.to(model, device)
-    return freeze(model, tokenizer, BaseInfo(name, revision, digest_weights(folder)))
+    return replace(freeze(model, tokenizer, BaseInfo(name, revision, digest_weights(folder))), cut=cut)
 
 
-def _read_weights(folder: Path, name: str, config: Any, dtype: torch.dtype) -> PreTrainedModel:
+def _read_weights(folder: Path, name: str, config: Any, dtype: torch.dtype, cut: int | None) -> PreTrainedModel:
     """Read safetensors; what is missing from them would be drawn at random, so nothing may be missing."""
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
@@ -241,7 +279,7 @@ def _read_weights(folder: Path, name: str, config: Any, dtype: torch.dtype) -> P
             "check or download it again"
         )
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = _model_class(config, cut).from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -257,6 +295,10 @@ def _read_weights(folder: Path, name: str, config: Any, dtype: torch.dtype) -> P
         )
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def _model_class(config: Any, cut: int | None) -> Any:
+    return AutoModelForCausalLM if cut is None else upper_class(cast(Any, MODEL_FOR_CAUSAL_LM_MAPPING)[type(config)], cut)
 
 
 def load_config(folder: Path) -> Any:

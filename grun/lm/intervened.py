@@ -6,22 +6,21 @@ a decoding step sees the edit through the keys and values that it left behind, a
 Shapes: B sequences, T padded length, N answer tokens of the batch, V vocabulary, D hidden size, L edited blocks.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from grun.data.batches import TokenBatch
 from grun.interventions import Adapter
 from grun.lm.frozen import FrozenLM
 from grun.lm.hooks import edit_outputs, narrow_input
 
-__all__ = ["Answers", "Generated", "IntervenedLM"]
+__all__ = ["Answers", "Generated", "IntervenedLM", "ModelBatch"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,48 @@ class Generated:
     texts: tuple[str, ...]
     gate_logits: Tensor | None
     """(B, L) as in :class:`Answers`."""
+
+
+class ModelBatch(Protocol):
+    """What a forward pass is given: token ids, or suffixes on top of cached prefixes."""
+
+    @property
+    def last_prompt(self) -> Tensor:
+        """(B,) index of each row's last prompt token: the only position that is ever edited."""
+        ...
+
+    @property
+    def predicts(self) -> Tensor:
+        """(B, T) True where the next token is an answer token."""
+        ...
+
+    @property
+    def targets(self) -> Tensor:
+        """(N,) the answer tokens, row after row."""
+        ...
+
+    @property
+    def row(self) -> Tensor:
+        """(N,) the row of each answer token."""
+        ...
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        ...
+
+    @property
+    def supplies(self) -> Mapping[int, Tensor]:
+        """By block, outputs (B, T, D) that are not computed but brought along."""
+        ...
+
+    def model_inputs(self) -> Mapping[str, Any]:
+        """Arguments of the model's forward."""
+        ...
+
+
+def _constant(states: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda _h: states
 
 
 class _Edits:
@@ -89,7 +130,7 @@ class IntervenedLM:
         self.adapter = adapter
         self.threshold = threshold
 
-    def answers(self, batch: TokenBatch, *, keep_logits: bool = False, read_layer: int | None = None) -> Answers:
+    def answers(self, batch: ModelBatch, *, keep_logits: bool = False, read_layer: int | None = None) -> Answers:
         """Score the answers of a batch, with gradients to the adapter unless the caller disables them.
 
         Args:
@@ -98,6 +139,7 @@ class IntervenedLM:
         """
         read: list[Tensor] = []
         with (
+            self._supplied(batch),
             self._edited(batch.last_prompt) as edits,
             edit_outputs(self._reader(read_layer, batch.predicts, read)),
             narrow_input(self.lm.head, batch.predicts),
@@ -112,14 +154,12 @@ class IntervenedLM:
             gate_logits=edits.gate_logits() if edits else None,
         )
 
-    def _forward(self, batch: TokenBatch) -> Tensor:
-        output = self.lm.model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
-        )
-        logits = output.logits
+    def _supplied(self, batch: ModelBatch) -> AbstractContextManager[None]:
+        """Put what a batch brings along in the place of what blocks put out; attached first, so that edits see it."""
+        return edit_outputs({self.lm.blocks[layer]: _constant(states) for layer, states in batch.supplies.items()})
+
+    def _forward(self, batch: ModelBatch) -> Tensor:
+        logits = self.lm.model(**batch.model_inputs(), use_cache=False).logits
         assert isinstance(logits, Tensor)
         return logits
 
@@ -135,9 +175,9 @@ class IntervenedLM:
         return {self.lm.blocks[layer]: keep}
 
     @torch.no_grad()
-    def logits(self, batch: TokenBatch) -> Tensor:
+    def logits(self, batch: ModelBatch) -> Tensor:
         """Return the full logits (B, T, V) of a batch."""
-        with self._edited(batch.last_prompt):
+        with self._supplied(batch), self._edited(batch.last_prompt):
             return self._forward(batch)
 
     @torch.no_grad()

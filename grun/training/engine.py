@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from grun.lm import FrozenLM
+from grun.lm import FrozenLM, Pass
 
 __all__ = ["Engine", "TorchEngine"]
 
@@ -20,7 +20,13 @@ __all__ = ["Engine", "TorchEngine"]
 class Engine(Protocol):
     """The frozen model of one worker, and its link to the others."""
 
-    lm: FrozenLM
+    base: Pass
+    """Runs the base, full or cached."""
+
+    @property
+    def lm(self) -> FrozenLM:
+        """The base, or its upper part."""
+        ...
 
     @property
     def rank(self) -> int:
@@ -48,9 +54,14 @@ class Engine(Protocol):
 class TorchEngine:
     """The base replicated on every worker (ZeRO stage 0), or one process alone."""
 
-    def __init__(self, lm: FrozenLM) -> None:
-        self.lm = lm
+    def __init__(self, base: Pass) -> None:
+        self.base = base
         self._distributed = dist.is_available() and dist.is_initialized()
+
+    @property
+    def lm(self) -> FrozenLM:
+        """The base, or its upper part."""
+        return self.base.lm
 
     @property
     def rank(self) -> int:

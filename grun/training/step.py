@@ -1,43 +1,41 @@
 """One step's numbers: from a batch of examples to what the objective sees. Masks and positions are settled here.
 
 Forget and retain rows go through the model together, so that a sharded base is gathered once and not twice; the
-reference pass, with the adapter off, runs only for objectives that need it.
+reference, the same with the adapter off, is asked for only by objectives that need it.
 """
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from grun.data.batches import ForgetRetainBatch, collate
+from grun.data.batches import ForgetRetainBatch
 from grun.interventions import Adapter
-from grun.lm import Answers, FrozenLM, IntervenedLM
+from grun.lm import Answers, Pass
 from grun.objectives import AnswerTokens, Needs, Objective, ObjectiveInputs, Totals
 
 __all__ = ["forward"]
 
 
 def forward(
-    lm: FrozenLM, adapter: Adapter, batch: ForgetRetainBatch, objective: Objective, *, read_layer: int | None = None
+    base: Pass, adapter: Adapter, batch: ForgetRetainBatch, objective: Objective, *, read_layer: int | None = None
 ) -> ObjectiveInputs:
     """Run the intervened model on a worker's share of a batch, and the reference where the objective needs it."""
-    tokens = collate([*batch.forget, *batch.retain], pad_id=lm.pad_id).to(lm.device)
+    examples = [*batch.forget, *batch.retain]
     needs = objective.needs_forget | objective.needs_retain
-    answers = IntervenedLM(lm, adapter).answers(tokens, keep_logits=Needs.LOGITS in needs, read_layer=read_layer)
+    answers = base.answers(examples, adapter, keep_logits=Needs.LOGITS in needs, read_layer=read_layer)
     reference = None
     if needs & (Needs.REFERENCE_NLL | Needs.REFERENCE_LOGITS | Needs.REFERENCE_HIDDEN):
-        with torch.no_grad():
-            reference = IntervenedLM(lm).answers(
-                tokens,
-                keep_logits=Needs.REFERENCE_LOGITS in needs,
-                read_layer=read_layer if Needs.REFERENCE_HIDDEN in needs else None,
-            )
+        reference = base.reference(
+            examples,
+            keep_logits=Needs.REFERENCE_LOGITS in needs,
+            read_layer=read_layer if Needs.REFERENCE_HIDDEN in needs else None,
+        )
     gate_logits = answers.gate_logits
     assert gate_logits is not None
     num_forget = len(batch.forget)
     return ObjectiveInputs(
         forget=_side(answers, reference, objective.needs_forget, 0, num_forget),
-        retain=_side(answers, reference, objective.needs_retain, num_forget, tokens.num_rows),
+        retain=_side(answers, reference, objective.needs_retain, num_forget, len(examples)),
         gate_logits_forget=gate_logits[:num_forget],
         gate_logits_retain=gate_logits[num_forget:],
         totals=Totals(batch.forget_rows, batch.forget_tokens, batch.retain_rows, batch.retain_tokens),

@@ -2,7 +2,7 @@
 
     RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 python engine_worker.py <folder>
 
-The folder holds `cases.json` ({name: {"recipe", "prepared", "base"}}); out come `<name>-<rank>.{safetensors,json}`.
+The folder holds `cases.json` ({name: {"recipe", "prepared", "base", "cache"}}); out come `<name>-<rank>.{safetensors,json}`.
 """
 
 import gc
@@ -43,7 +43,9 @@ class Peaks:
 
         def watched(context: Any) -> Any:
             entered = enter(context)
-            peaks.gathered_while_loading = max(peaks.gathered_while_loading, sum(p.numel() for p in getattr(context, "params", ())))
+            peaks.gathered_while_loading = max(
+                peaks.gathered_while_loading, sum(p.numel() for p in getattr(context, "params", ()))
+            )
             return entered
 
         with patch.object(deepspeed.zero.GatheredParameters, "__enter__", watched):
@@ -69,7 +71,7 @@ def train(case: dict[str, Any], target: Path) -> None:
     request, splits = read_prepared(Path(case["prepared"]))
     peaks = Peaks()
     with peaks.loading():
-        engine = build_engine(recipe, case["base"])
+        engine = build_engine(recipe, case["base"], case["cache"])
     task = build_task(recipe, splits, request, engine.lm)
     metrics: list[dict[str, float]] = []
 
@@ -86,6 +88,7 @@ def train(case: dict[str, Any], target: Path) -> None:
         "engine": type(engine).__name__,
         "metrics": metrics,
         "shares": shares,
+        "base_parameters": [name for name, _parameter in engine.lm.model.named_parameters()],
         "gathered_while_loading": peaks.gathered_while_loading / sum(map(_whole_size, engine.lm.model.parameters())),
         "held_in_a_step": peaks.held_in_a_step,
         "adapter_is_whole": all(not hasattr(p, "ds_id") and p.dtype == torch.float32 for p in parameters),

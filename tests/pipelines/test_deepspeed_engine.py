@@ -15,8 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from grun.config import Recipe
-from grun.lm import load_frozen_lm
+from grun.lm import FullPass, load_frozen_lm
+from grun.lm.cache_build import cut_into_shards, finish, write_shard
+from grun.lm.prefix_cache import CacheProbe
 from grun.training import Progress, TorchEngine, build_task, fit
+from pipelines.caching import plan_cache
 from pipelines.prepared import Prepared, plan, write_prepared
 
 pytestmark = pytest.mark.slow  # two processes import and set up DeepSpeed
@@ -28,6 +31,13 @@ OBJECTIVES = {
     "rmu_hidden": {"forget": {"kind": "rmu"}, "retain": {"kind": "hidden"}},
 }
 WHOLE, SHARDED = {"zero_stage": 0}, {"zero_stage": 3}
+CACHED, UNCACHED = {"mode": "require"}, {"mode": "off"}
+STAGES = {
+    "whole": (WHOLE, UNCACHED),
+    "sharded": (SHARDED, UNCACHED),
+    "cached": (SHARDED, CACHED),
+    "cached_whole": (WHOLE, CACHED),
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class Cases:
     def alone(self, name: str) -> Trained:
         """The same recipe on a whole base in this process."""
         recipe, losses = self.recipes[name], list[float]()
-        engine = TorchEngine(load_frozen_lm(self.prepared.base, dtype=recipe.model.dtype))
+        engine = TorchEngine(FullPass(load_frozen_lm(self.prepared.base, dtype=recipe.model.dtype)))
         task = build_task(recipe, self.prepared.splits, self.prepared.request, engine.lm)
 
         def record(progress: Progress) -> None:
@@ -78,21 +88,37 @@ def cases(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., R
     """All cases, one after the other on the same two processes, which are what takes the time."""
     folder = tmp_path_factory.mktemp("engine")
     recipes = {}
-    for stage, train in (("whole", WHOLE), ("sharded", SHARDED)):
+    for stage, (train, cache) in STAGES.items():
         for name, objective in OBJECTIVES.items():
-            recipes[f"{stage}-{name}"] = make_recipe(output=str(folder), objective=objective, train=train)
+            recipes[f"{stage}-{name}"] = make_recipe(output=str(folder), objective=objective, train=train, cache=cache)
+    for stage, (train, cache) in list(STAGES.items())[:2]:
         recipes[f"{stage}-bfloat16"] = make_recipe(
-            output=str(folder), objective=OBJECTIVES["npo_kl"], train=train, model={"dtype": "bfloat16"}
+            output=str(folder), objective=OBJECTIVES["npo_kl"], train=train, cache=cache, model={"dtype": "bfloat16"}
         )
     prepared = plan(recipes["whole-gd_ce"])
     write_prepared(prepared)
     values = {
-        name: {"recipe": recipe.model_dump(mode="json"), "prepared": str(prepared.folder), "base": prepared.base}
+        name: {
+            "recipe": recipe.model_dump(mode="json"),
+            "prepared": str(prepared.folder),
+            "base": prepared.base,
+            "cache": str(build_cache(recipe, prepared)) if recipe.cache.mode == "require" else None,
+        }
         for name, recipe in recipes.items()
     }
     (folder / "cases.json").write_text(json.dumps(values), encoding="utf-8")
     _run_workers(folder, world_size=2)
     return Cases(recipes, prepared, folder)
+
+
+def build_cache(recipe: Recipe, prepared: Prepared) -> Path:
+    """The cache of a recipe, built in this process."""
+    cache = plan_cache(recipe, prepared, [recipe])
+    lm = load_frozen_lm(prepared.base)
+    for number, examples in enumerate(cut_into_shards(cache.examples, 50)):
+        write_shard(lm, cache.spec, examples, cache.folder, number, batch_size=16)
+    finish(cache.folder, cache.spec, CacheProbe(loss_difference=0, gradient_rel_error=0))
+    return cache.folder
 
 
 def _run_workers(folder: Path, *, world_size: int) -> None:
@@ -118,10 +144,10 @@ def _run_workers(folder: Path, *, world_size: int) -> None:
         assert worker.returncode == 0, lines[-3000:]
 
 
-@pytest.mark.parametrize("stage", ["whole", "sharded"])
+@pytest.mark.parametrize("stage", list(STAGES))
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_two_workers_follow_the_trajectory_of_one_process(cases: Cases, objective: str, stage: str) -> None:
-    alone = cases.alone(f"{stage}-{objective}")
+    alone = cases.alone(f"whole-{objective}")
     assert alone.losses[-1] < alone.losses[0]
     for rank in (0, 1):
         trained = cases.trained(f"{stage}-{objective}", rank)
@@ -164,3 +190,14 @@ def test_no_worker_ever_holds_the_whole_base(cases: Cases, case: str) -> None:
         assert 0 < outcome["gathered_while_loading"] < 0.25
         # at most three of its four blocks are alive at a time, beside the shards of the rest
         assert 0.5 < outcome["held_in_a_step"] < 0.95
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_with_a_cache_the_lower_blocks_and_the_embedding_are_nowhere(cases: Cases, objective: str) -> None:
+    lower = [f"model.layers.{layer}." for layer in (0, 1)]  # the cut is at block 1
+    for rank in (0, 1):
+        for stage in ("cached", "cached_whole"):
+            names = cases.trained(f"{stage}-{objective}", rank).outcome["base_parameters"]
+            assert not [name for name in names if name.startswith(tuple(lower)) or "embed_tokens" in name]
+            assert {name.split(".")[2] for name in names if name.startswith("model.layers.")} == {"2", "3"}
+        assert all(0.49 < share <= 0.56 for share in cases.trained(f"cached-{objective}", rank).outcome["shares"])

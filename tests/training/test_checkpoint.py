@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grun.data.records import QARecord
 from grun.errors import TrainingError
-from grun.lm import FrozenLM
+from grun.lm import FrozenLM, FullPass
 from grun.training import Progress, StopTraining, Task, TorchEngine, fit, load_checkpoint, save_checkpoint
 
 MakeTask = Callable[..., Task]
@@ -23,7 +23,7 @@ def _fit(lm: FrozenLM, task: Task, *, start: int = 0, stop: int | None = None) -
         if progress.step == stop:
             raise StopTraining
 
-    fit(TorchEngine(lm), task.adapter, task.objective, task.sampler, task.optimizer, start=start, callbacks=[stop_at])
+    fit(TorchEngine(FullPass(lm)), task.adapter, task.objective, task.sampler, task.optimizer, start=start, callbacks=[stop_at])
 
 
 def _state(task: Task) -> Mapping[str, Tensor]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from grun.errors import TrainingError
-from grun.lm import FrozenLM, freeze
+from grun.lm import FrozenLM, FullPass, freeze
 from grun.training import Callback, FitResult, MetricsSpool, Progress, StopTraining, Task, TorchEngine, fit
 
 MakeTask = Callable[..., Task]
@@ -44,7 +44,8 @@ class FakeThreadEngine:
     """A worker that is a thread, with a base of its own; numbers are summed by hand."""
 
     def __init__(self, lm: FrozenLM, link: FakeLink, rank: int) -> None:
-        self.lm = freeze(copy.deepcopy(lm.model), lm.tokenizer, lm.info)
+        self.base = FullPass(freeze(copy.deepcopy(lm.model), lm.tokenizer, lm.info))
+        self.lm = self.base.lm
         self.link = link
         self.rank = rank
         self.world_size = link.world_size
@@ -88,7 +89,7 @@ def test_every_objective_learns_with_every_tensor(tiny_lm: FrozenLM, make_task: 
     task = make_task({"forget": {"kind": forget}, "retain": {"kind": retain}}, epochs=6, batch_size=6, pairing="fixed")
     frozen = copy.deepcopy(tiny_lm.model.state_dict())
     seen = Recorder()
-    assert _fit(TorchEngine(tiny_lm), task, seen) == FitResult(6, stopped_early=False)
+    assert _fit(TorchEngine(FullPass(tiny_lm)), task, seen) == FitResult(6, stopped_early=False)
     assert all(math.isfinite(value) for progress in seen.steps for value in progress.metrics.values())
     assert all(later < earlier for earlier, later in itertools.pairwise(seen.losses)), seen.losses
     moments = task.optimizer.state()
@@ -103,7 +104,7 @@ def test_two_workers_follow_the_trajectory_of_one(tiny_lm: FrozenLM, make_task: 
         return make_task({"forget": {"kind": forget}, "retain": {"kind": retain}}), Recorder()
 
     (alone, seen), pair = new(), [new(), new()]
-    _fit(TorchEngine(tiny_lm), alone, seen)
+    _fit(TorchEngine(FullPass(tiny_lm)), alone, seen)
     link = FakeLink(2)
     with ThreadPoolExecutor(2) as pool:
         fits = [
@@ -124,7 +125,7 @@ def test_two_workers_follow_the_trajectory_of_one(tiny_lm: FrozenLM, make_task: 
 def test_gate_warmup_counts_optimizer_steps_from_one(tiny_lm: FrozenLM, make_task: MakeTask) -> None:
     task = make_task({"forget": {"kind": "gd"}, "retain": {"kind": "ce"}, "gate_weight": 10.0, "gate_warmup_steps": 4})
     seen = Recorder()
-    _fit(TorchEngine(tiny_lm), task, seen)
+    _fit(TorchEngine(FullPass(tiny_lm)), task, seen)
     for progress, share in zip(seen.steps, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0], strict=True):
         m = progress.metrics
         expected = share * (m["forget/gd"] + m["retain/nll_nats"]) + 10 * m["gate/bce"]
@@ -145,7 +146,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_applied(tiny_lm: FrozenLM,
 
     state: dict[str, Tensor] = {}
     with pytest.raises(TrainingError, match=r"non-finite terms \[.*'train/loss'.*\] in step 3; nothing was applied"):
-        _fit(TorchEngine(tiny_lm), task, seen, poison, remember)
+        _fit(TorchEngine(FullPass(tiny_lm)), task, seen, poison, remember)
     assert len(seen.steps) == 2
     assert all(torch.equal(state[name].nan_to_num(), v.nan_to_num()) for name, v in task.adapter.state_dict().items())
 
@@ -153,7 +154,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_applied(tiny_lm: FrozenLM,
 def test_callbacks_see_every_step_in_order(tiny_lm: FrozenLM, make_task: MakeTask) -> None:
     task = make_task()
     first, second = Recorder(), Recorder()
-    _fit(TorchEngine(tiny_lm), task, first, second)
+    _fit(TorchEngine(FullPass(tiny_lm)), task, first, second)
     assert [progress.step for progress in first.steps] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert {progress.total_steps for progress in first.steps} == {8}
     assert [progress.is_last for progress in first.steps] == [False] * 7 + [True]
@@ -173,9 +174,9 @@ def test_a_callback_ends_training_with_what_was_learnt(tiny_lm: FrozenLM, make_t
         states.append({name: value.clone() for name, value in progress.adapter.state_dict().items()})
 
     seen = Recorder()
-    assert _fit(TorchEngine(tiny_lm), stopped, seen, stop) == FitResult(3, stopped_early=True)
+    assert _fit(TorchEngine(FullPass(tiny_lm)), stopped, seen, stop) == FitResult(3, stopped_early=True)
     assert len(seen.steps) == 3
-    _fit(TorchEngine(tiny_lm), straight, remember)
+    _fit(TorchEngine(FullPass(tiny_lm)), straight, remember)
     assert all(torch.equal(states[2][name], value) for name, value in stopped.adapter.state_dict().items())
 
 
@@ -183,7 +184,7 @@ def test_the_spool_holds_a_line_for_every_step(tmp_path: Path, tiny_lm: FrozenLM
     path = tmp_path / "metrics.jsonl"
     ticks = itertools.count(start=1000, step=0.25)
     seen = Recorder()
-    _fit(TorchEngine(tiny_lm), make_task(epochs=1), MetricsSpool(path, clock=lambda: next(ticks)), seen)
+    _fit(TorchEngine(FullPass(tiny_lm)), make_task(epochs=1), MetricsSpool(path, clock=lambda: next(ticks)), seen)
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [(line["step"], line["time_ms"]) for line in lines] == [(1, 1_000_000), (2, 1_000_250)]
     assert [line["metrics"] for line in lines] == [dict(progress.metrics) for progress in seen.steps]

@@ -11,7 +11,7 @@ from torch import Tensor
 from grun.errors import TrainingError
 from grun.interventions import Adapter
 from grun.interventions.loreft import NO_DECAY
-from grun.lm import FrozenLM
+from grun.lm import FrozenLM, FullPass
 from grun.training import AdapterOptimizer, Task, TorchEngine
 from grun.training.schedules import learning_rate_scale
 
@@ -22,7 +22,7 @@ class FakeOtherWorkerEngine(TorchEngine):
     """Pretends that another worker adds `others` to every number that is summed."""
 
     def __init__(self, lm: FrozenLM, others: float) -> None:
-        super().__init__(lm)
+        super().__init__(FullPass(lm))
         self.others = others
 
     def sum_(self, values: Tensor) -> None:
@@ -53,7 +53,7 @@ def test_the_first_step_moves_every_number_by_the_scaled_learning_rate(tiny_lm: 
     task = make_task(learning_rate=0.01, warmup_steps=2, weight_decay=0.5)
     before = _tensors(task.adapter)
     _set_gradients(task.adapter, 0.25)
-    metrics = task.optimizer.step(TorchEngine(tiny_lm), 0, {"a": torch.tensor(2.0)})
+    metrics = task.optimizer.step(TorchEngine(FullPass(tiny_lm)), 0, {"a": torch.tensor(2.0)})
     for name, value in task.adapter.named_parameters():
         decayed = before[name] if NO_DECAY in name else before[name] * (1 - 0.005 * 0.5)
         torch.testing.assert_close(value.detach(), decayed - 0.005, rtol=1e-6, atol=1e-6)
@@ -69,7 +69,7 @@ def test_gradients_are_clipped_by_their_global_norm(tiny_lm: FrozenLM, make_task
     size = sum(parameter.numel() for parameter in task.adapter.parameters())
     entry = 1 / math.sqrt(size)  # a gradient of norm 1
     _set_gradients(task.adapter, entry)
-    assert task.optimizer.step(TorchEngine(tiny_lm), 0, {})["train/grad_norm"] == pytest.approx(1.0, rel=1e-5)
+    assert task.optimizer.step(TorchEngine(FullPass(tiny_lm)), 0, {})["train/grad_norm"] == pytest.approx(1.0, rel=1e-5)
     moments = [value for key, value in task.optimizer.state().items() if key.startswith("exp_avg/")]
     assert len(moments) == len(list(task.adapter.parameters()))
     for moment in moments:
@@ -81,7 +81,7 @@ def test_weight_decay_never_touches_the_basis(tiny_lm: FrozenLM, make_task: Make
     before = _tensors(task.adapter)
     for step in range(3):
         _set_gradients(task.adapter, 1e-30)  # a trace, which the first step asks for and which moves nothing
-        task.optimizer.step(TorchEngine(tiny_lm), step, {})
+        task.optimizer.step(TorchEngine(FullPass(tiny_lm)), step, {})
     for name, value in task.adapter.named_parameters():
         assert torch.allclose(value, before[name], atol=1e-7) == (NO_DECAY in name), name
     for _layer, gated in task.adapter:
@@ -125,11 +125,11 @@ def test_a_tensor_that_learns_nothing_is_named_in_the_first_step(
 
     gradients()
     with pytest.raises(TrainingError) as error:
-        task.optimizer.step(TorchEngine(tiny_lm), 0, {})
+        task.optimizer.step(TorchEngine(FullPass(tiny_lm)), 0, {})
     assert f"got none for {names};" in str(error.value)
     assert all(torch.equal(before[name], value) for name, value in task.adapter.named_parameters())
     gradients()
-    task.optimizer.step(TorchEngine(tiny_lm), 1, {})  # later a closed gate may leave a tensor alone
+    task.optimizer.step(TorchEngine(FullPass(tiny_lm)), 1, {})  # later a closed gate may leave a tensor alone
 
 
 def test_a_tensor_may_be_idle_on_one_worker(tiny_lm: FrozenLM, make_task: MakeTask) -> None:
@@ -150,7 +150,7 @@ def test_state_survives_a_new_optimizer(tiny_lm: FrozenLM, make_task: MakeTask) 
                 optimizer = AdapterOptimizer(task.adapter, optimizer.config, total_steps=optimizer.total_steps)
                 optimizer.load_state(moments)
             _set_gradients(task.adapter, 0.1 * (-2) ** step)
-            optimizer.step(TorchEngine(tiny_lm), step, {})
+            optimizer.step(TorchEngine(FullPass(tiny_lm)), step, {})
         return _tensors(task.adapter)
 
     straight, resumed = run(split=False), run(split=True)

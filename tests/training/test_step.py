@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grun.data.prompts import Example
 from grun.interventions import Adapter
-from grun.lm import FrozenLM
+from grun.lm import FrozenLM, FullPass
 from grun.objectives.rmu import direction
 from grun.training import Task
 from grun.training.step import forward
@@ -92,7 +92,7 @@ def test_loss_and_gradients_equal_a_plain_computation(tiny_lm: FrozenLM, make_ta
         for parameter in task.adapter.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     parameters = list(task.adapter.parameters())
-    inputs = forward(tiny_lm, task.adapter, task.sampler.batch(0), task.objective, read_layer=task.read_layer)
+    inputs = forward(FullPass(tiny_lm), task.adapter, task.sampler.batch(0), task.objective, read_layer=task.read_layer)
     loss = task.objective(inputs, 1).loss
     expected = _plain_loss(tiny_lm, task, kinds)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
@@ -107,18 +107,18 @@ def test_shares_of_the_workers_add_up_to_the_whole(tiny_lm: FrozenLM, make_task:
 
     def loss(rank: int, world_size: int) -> float:
         batch = task.sampler.batch(1, rank=rank, world_size=world_size)
-        return float(task.objective(forward(tiny_lm, task.adapter, batch, task.objective), 1).loss.detach())
+        return float(task.objective(forward(FullPass(tiny_lm), task.adapter, batch, task.objective), 1).loss.detach())
 
     assert loss(0, 2) + loss(1, 2) == pytest.approx(loss(0, 1), rel=1e-6)
 
 
 def test_only_what_the_terms_need_is_handed_over(tiny_lm: FrozenLM, make_task: MakeTask) -> None:
     plain = make_task({"forget": {"kind": "gd"}, "retain": {"kind": "ce"}})
-    inputs = forward(tiny_lm, plain.adapter, plain.sampler.batch(0), plain.objective)
+    inputs = forward(FullPass(tiny_lm), plain.adapter, plain.sampler.batch(0), plain.objective)
     for tokens in (inputs.forget, inputs.retain):
         assert {tokens.logits, tokens.hidden, tokens.nll_ref, tokens.logits_ref, tokens.hidden_ref} == {None}
     greedy = make_task({"forget": {"kind": "npo"}, "retain": {"kind": "kl"}})
-    inputs = forward(tiny_lm, greedy.adapter, greedy.sampler.batch(0), greedy.objective)
+    inputs = forward(FullPass(tiny_lm), greedy.adapter, greedy.sampler.batch(0), greedy.objective)
     assert inputs.forget.nll_ref is not None
     assert inputs.forget.logits is None
     assert inputs.retain.logits_ref is not None

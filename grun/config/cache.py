@@ -1,0 +1,25 @@
+"""The prefix cache: whether it is used, how large it may become, how it is built."""
+
+from typing import Literal
+
+from pydantic import PositiveFloat, PositiveInt
+
+from grun.config.base import Config
+
+__all__ = ["CacheConfig"]
+
+
+class CacheConfig(Config):
+    """What a frozen base computes again and again is computed once, and training runs on what is left."""
+
+    mode: Literal["auto", "require", "off"] = "auto"
+    """`auto`: use it, and say so where it cannot be used; `require`: stop instead; `off`: run the whole base."""
+    max_gb: PositiveFloat = 50.0
+    """Largest cache that may be built, in GB."""
+    batch_size: PositiveInt = 32
+    """Sequences per forward pass while it is built."""
+    sequences_per_shard: PositiveInt = 256
+    """Sequences per file: what an interrupted build loses at most, and what is shared out among tasks."""
+    length_buckets: PositiveInt = 4
+    """Batches of similar length that the rows of a step are divided into, so that ragged answers cost no padding; a sharded
+    base always gets one, as every batch would gather it anew."""

@@ -1,0 +1,165 @@
+"""The prefix cache of a run: planned from a recipe and its variants, built once by tasks on the cluster, then shared.
+
+    <output>/cache/<digest>/    see :mod:`grun.lm.prefix_cache`; beside it `<digest>.lock` while somebody builds
+
+All that training, probes and evaluation will run is known beforehand, so the cache holds exactly that.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from grun.config import Recipe
+from grun.data.prompts import Example, PromptEncoder
+from grun.data.splits import Splits
+from grun.errors import CacheError
+from grun.evaluation.sets import evaluation_sets
+from grun.interventions import check_fits
+from grun.lm import PrefixCache, digest_weights, load_tokenizer, resolve_folder
+from grun.lm.cache_build import cache_bytes, cut_into_shards
+from grun.lm.frozen import BaseShape, context_of, load_config, read_shape
+from grun.lm.prefix_cache import CACHE_FILE, CacheSpec, make_spec, read_probe
+from grun.objectives import Needs, build_objective, read_layer
+from grun.training import forget_answers
+from pipelines.cache_tasks import build_shard, finish_cache
+from pipelines.console import note
+from pipelines.prepared import Prepared
+from pipelines.tasks import HelperTask, run_tasks
+
+__all__ = ["CachePlan", "cache_root", "ensure_cache", "plan_cache"]
+
+_PROBE_ROWS = 8
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """A cache that is to be there."""
+
+    folder: Path
+    spec: CacheSpec
+    examples: tuple[Example, ...]
+    num_bytes: int
+    """Size, known before it is built."""
+
+
+def cache_root(recipe: Recipe) -> Path:
+    """Where the caches of an output folder are."""
+    return recipe.output.absolute() / "cache"
+
+
+def plan_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe]) -> CachePlan:
+    """Describe the one cache that serves a recipe in all its variants.
+
+    Args:
+        variants: the recipe at every placement and objective that a sweep may try.
+    """
+    base = resolve_folder(prepared.base, recipe.model.revision)
+    shape = read_shape(base)
+    examples = _examples(recipe, prepared.splits, base, variants)
+    cuts = [min(check_fits(variant.adapter, hidden_size=shape.hidden_size, num_layers=shape.num_layers)) for variant in variants]
+    spec = make_spec(
+        examples,
+        base_digest=digest_weights(base),
+        dtype=recipe.model.dtype,
+        template=recipe.prompt.model_dump(mode="json"),
+        cuts=cuts,
+        reference_layers=[layer for variant in variants for layer in _reference_layers(variant, shape)],
+        num_layers=shape.num_layers,
+    )
+    size = cache_bytes(spec, key_value_size=shape.key_value_size, hidden_size=shape.hidden_size)
+    return CachePlan(cache_root(recipe) / spec.digest, spec, tuple(examples), size)
+
+
+def _examples(recipe: Recipe, splits: Splits, base: Path, variants: Sequence[Recipe]) -> list[Example]:
+    """Every prompt with answer that will be scored: training rows of all variants, evaluation rows with all their answers."""
+    encoder = PromptEncoder(load_tokenizer(base, recipe.model.pad_token), recipe.prompt, context=context_of(load_config(base)))
+    pairs = dict.fromkeys(pair for variant in variants for pair in forget_answers(variant, splits))
+    return [
+        *(encoder.encode(record, answer=answer) for record, answer in pairs),
+        *(encoder.encode(record) for record in splits.retain),
+        *(
+            prompt.encode(encoder, answer=answer)
+            for evaluated in evaluation_sets(splits)
+            for prompt in evaluated.prompts
+            for answer in prompt.answers
+        ),
+    ]
+
+
+def _reference_layers(recipe: Recipe, shape: BaseShape) -> list[int]:
+    """Blocks whose unedited output the objective reads: the last one carries the logits."""
+    objective = build_objective(recipe.objective)
+    needs = objective.needs_forget | objective.needs_retain
+    layers = [shape.num_layers - 1] if Needs.REFERENCE_LOGITS in needs else []
+    if Needs.REFERENCE_HIDDEN in needs:
+        edited = check_fits(recipe.adapter, hidden_size=shape.hidden_size, num_layers=shape.num_layers)
+        layer = read_layer(recipe.objective, edited, num_layers=shape.num_layers)
+        assert layer is not None
+        layers.append(layer)
+    return layers
+
+
+def ensure_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe]) -> Path | None:
+    """Return the cache of a recipe and its variants, built if need be. Needs a connected cluster.
+
+    Returns:
+        None where the whole base has to be run: the cache is off, or cannot be used and `cache.mode` is `auto`.
+
+    Raises:
+        CacheError: a cache that is there is damaged or unfinished; or there can be none and `cache.mode` is `require`.
+    """
+    if recipe.cache.mode == "off":
+        return None
+    plan = plan_cache(recipe, prepared, variants)
+    plan.folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(plan.folder.with_suffix(".lock")):
+        try:
+            if not (plan.folder / CACHE_FILE).is_file():
+                _check_size(recipe, plan)
+                _build(recipe, prepared, plan)
+            _check_probe(plan)
+        except CacheError as error:
+            if recipe.cache.mode == "require":
+                raise
+            note(f"no prefix cache, every step runs the whole base: {error}")
+            return None
+    PrefixCache.open(plan.folder, plan.spec)
+    return plan.folder
+
+
+def _check_size(recipe: Recipe, plan: CachePlan) -> None:
+    free = shutil.disk_usage(plan.folder.parent).free
+    for limit, what in ((recipe.cache.max_gb * 1e9, "`cache.max_gb`"), (float(free), "the free space of its disk")):
+        if plan.num_bytes > limit:
+            raise CacheError(
+                f"a prefix cache must fit {what}, {limit / 1e9:.3g} GB, got {plan.num_bytes / 1e9:.3g} GB for {plan.spec.num_sequences} "
+                "sequences; raise the limit, free space, or edit deeper blocks"
+            )
+
+
+def _check_probe(plan: CachePlan) -> None:
+    probe = read_probe(plan.folder)
+    if not probe.agrees(plan.spec.dtype):
+        raise CacheError(
+            f"cached and full passes must give the same gradients, got a relative difference of {probe.gradient_rel_error:.2g} on the "
+            "probe batch; this architecture cannot be fed from a cache: set `cache.mode: off`"
+        )
+
+
+def _build(recipe: Recipe, prepared: Prepared, plan: CachePlan) -> None:
+    """Compute the shards in tasks beside each other, compare a probe batch both ways, and declare the cache finished."""
+    common = {"recipe": recipe, "base": prepared.base, "folder": plan.folder, "spec": plan.spec}
+    shards = cut_into_shards(plan.examples, recipe.cache.sequences_per_shard)
+    title = f"building the prefix cache, {plan.num_bytes / 1e6:.0f} MB in {len(shards)} file(s)"
+    run_tasks(
+        recipe,
+        [HelperTask(title, build_shard, {**common, "number": n, "examples": rows}) for n, rows in enumerate(shards)],
+        shared=recipe.output.absolute(),
+        title=title,
+    )
+    probe = plan.examples[:: max(1, len(plan.examples) // _PROBE_ROWS)][:_PROBE_ROWS]
+    task = HelperTask("comparing cached and full passes", finish_cache, {**common, "probe": probe})
+    run_tasks(recipe, [task], shared=recipe.output.absolute())
