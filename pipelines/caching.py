@@ -50,15 +50,16 @@ def cache_root(recipe: Recipe) -> Path:
     return recipe.output.absolute() / "cache"
 
 
-def plan_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe]) -> CachePlan:
+def plan_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe], *, evaluates: bool = False) -> CachePlan:
     """Describe the one cache that serves a recipe in all its variants.
 
     Args:
-        variants: the recipe at every placement and objective that a sweep may try.
+        variants: the recipe at every placement and objective that may be tried.
+        evaluates: whether adapters are scored on the validation rows too, as in a sweep; else those of the probe are enough.
     """
     base = resolve_folder(prepared.base, recipe.model.revision)
     shape = read_shape(base)
-    examples = _examples(recipe, prepared.splits, base, variants)
+    examples = _examples(recipe, prepared.splits, base, variants, evaluates=evaluates)
     cuts = [min(check_fits(variant.adapter, hidden_size=shape.hidden_size, num_layers=shape.num_layers)) for variant in variants]
     spec = make_spec(
         examples,
@@ -73,8 +74,8 @@ def plan_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe]) -
     return CachePlan(cache_root(recipe) / spec.digest, spec, tuple(examples), size)
 
 
-def _examples(recipe: Recipe, splits: Splits, base: Path, variants: Sequence[Recipe]) -> list[Example]:
-    """Every prompt with answer that will be scored: training rows of all variants, evaluation rows with all their answers."""
+def _examples(recipe: Recipe, splits: Splits, base: Path, variants: Sequence[Recipe], *, evaluates: bool) -> list[Example]:
+    """Every prompt with answer that will be run: training rows of all variants, the probe's, and evaluation rows with all answers."""
     encoder = PromptEncoder(load_tokenizer(base, recipe.model.pad_token), recipe.prompt, context=context_of(load_config(base)))
     pairs = dict.fromkeys(pair for variant in variants for pair in forget_answers(variant, splits))
     return [
@@ -82,9 +83,9 @@ def _examples(recipe: Recipe, splits: Splits, base: Path, variants: Sequence[Rec
         *(encoder.encode(record) for record in splits.retain),
         *(
             prompt.encode(encoder, answer=answer)
-            for evaluated in evaluation_sets(splits)
+            for evaluated in evaluation_sets(splits, part="validation", max_rows=None if evaluates else recipe.train.probe_rows)
             for prompt in evaluated.prompts
-            for answer in prompt.answers
+            for answer in (prompt.answers if evaluates else (None,))
         ),
     ]
 
@@ -102,8 +103,12 @@ def _reference_layers(recipe: Recipe, shape: BaseShape) -> list[int]:
     return layers
 
 
-def ensure_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe]) -> Path | None:
+def ensure_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe], *, evaluates: bool = False) -> Path | None:
     """Return the cache of a recipe and its variants, built if need be. Needs a connected cluster.
+
+    Args:
+        variants: as for :func:`plan_cache`.
+        evaluates: as for :func:`plan_cache`.
 
     Returns:
         None where the whole base has to be run: the cache is off, or cannot be used and `cache.mode` is `auto`.
@@ -113,7 +118,7 @@ def ensure_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe])
     """
     if recipe.cache.mode == "off":
         return None
-    plan = plan_cache(recipe, prepared, variants)
+    plan = plan_cache(recipe, prepared, variants, evaluates=evaluates)
     plan.folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(plan.folder.with_suffix(".lock")):
         try:
@@ -126,7 +131,9 @@ def ensure_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe])
                 raise
             note(f"no prefix cache, every step runs the whole base: {error}")
             return None
-    PrefixCache.open(plan.folder, plan.spec)
+        # a damaged cache stops the run whatever the mode: nothing is computed again behind anybody's back
+        PrefixCache.open(plan.folder, plan.spec)
+        (plan.folder / CACHE_FILE).touch()
     return plan.folder
 
 

@@ -30,6 +30,7 @@ from grun.lm.prefix_cache import (
     PrefixCache,
     ShardIndex,
     file_digest,
+    prompt_digest,
     sequence_digest,
     shard_path,
 )
@@ -155,7 +156,7 @@ class _Shard:
                 self.prompts[example.prompt_ids] = len(self.prompts)
                 self._append_prefix(cache, index, example.num_prompt_tokens - 1)
             place = self.prompts[example.prompt_ids]
-            self.sequences.append((sequence_digest(example.ids), place, example.num_answer_tokens))
+            self.sequences.append((sequence_digest(example), place, example.num_answer_tokens))
 
     def _append_prefix(self, cache: DynamicCache, row: int, length: int) -> None:
         for layer in self.layers:
@@ -177,7 +178,7 @@ class _Shard:
             index = ShardIndex(
                 sha256=file_digest(scratch),
                 num_bytes=scratch.stat().st_size,
-                prompts=tuple((sequence_digest(ids), len(ids) - 1) for ids in self.prompts),
+                prompts=tuple((prompt_digest(ids), len(ids) - 1) for ids in self.prompts),
                 sequences=tuple(self.sequences),
             )
             os.replace(scratch, path)

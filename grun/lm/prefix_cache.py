@@ -40,6 +40,7 @@ __all__ = [
     "ShardIndex",
     "file_digest",
     "make_spec",
+    "prompt_digest",
     "read_probe",
     "read_spec",
     "sequence_digest",
@@ -119,9 +120,14 @@ class ShardIndex(Config):
     """Digest of each prompt with answer, the index of its prompt, and the length of its answer in tokens."""
 
 
-def sequence_digest(ids: Sequence[int]) -> str:
-    """Digest of token ids."""
+def prompt_digest(ids: Sequence[int]) -> str:
+    """Digest of a prompt's token ids."""
     return hashlib.blake2b(array("q", ids).tobytes(), digest_size=16).hexdigest()
+
+
+def sequence_digest(example: Example) -> str:
+    """Digest of a prompt with its answer: the token ids, and where the one ends and the other begins."""
+    return prompt_digest((example.num_prompt_tokens, *example.ids))
 
 
 def make_spec(
@@ -142,9 +148,8 @@ def make_spec(
         cuts: the blocks at which adapters start.
         reference_layers: blocks whose unedited output an objective reads.
     """
-    unique = {example.ids: example for example in examples}.values()
-    prompts = {example.prompt_ids for example in unique}
-    lines = sorted(f"{sequence_digest(example.ids)} {example.num_prompt_tokens}" for example in unique)
+    unique = {sequence_digest(example): example for example in examples}
+    prompts = {example.prompt_ids for example in unique.values()}
     return CacheSpec(
         base_digest=base_digest,
         dtype=dtype,
@@ -152,10 +157,10 @@ def make_spec(
         cut=min(cuts),
         state_layers=tuple(sorted({*cuts, *reference_layers})),
         num_layers=num_layers,
-        data_digest=hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+        data_digest=hashlib.sha256("\n".join(sorted(unique)).encode()).hexdigest(),
         num_sequences=len(unique),
         prefix_tokens=sum(len(prompt) - 1 for prompt in prompts),
-        answer_tokens=sum(example.num_answer_tokens for example in unique),
+        answer_tokens=sum(example.num_answer_tokens for example in unique.values()),
     )
 
 
@@ -236,10 +241,10 @@ class PrefixCache:
             starts = _starts([length for _digest, length in shard.index.prompts])
             answers = _starts([length for _digest, _prompt, length in shard.index.sequences])
             for (digest, prompt, _length), answer_start in zip(shard.index.sequences, answers, strict=True):
-                prompt_digest, prefix_length = shard.index.prompts[prompt]
+                digest_of_prompt, prefix_length = shard.index.prompts[prompt]
                 place = (shard, starts[prompt], prefix_length, answer_start)
                 self._by_sequence[digest] = place
-                self._by_prompt.setdefault(prompt_digest, place)
+                self._by_prompt.setdefault(digest_of_prompt, place)
 
     @classmethod
     def open(cls, folder: Path, spec: CacheSpec | None = None, *, verify: bool = True) -> Self:
@@ -292,10 +297,10 @@ class PrefixCache:
         Raises:
             CacheError: the cache was built without it.
         """
-        place = self._by_sequence.get(sequence_digest(example.ids))
+        place = self._by_sequence.get(sequence_digest(example))
         if place is None and example.num_answer_tokens == 1:
             # what is run for a one-token answer is the last prompt token, whatever the token
-            place = self._by_prompt.get(sequence_digest(example.prompt_ids))
+            place = self._by_prompt.get(prompt_digest(example.prompt_ids))
         if place is None:
             raise CacheError(
                 f"a prefix cache serves only the rows it was built from, got another one (record {example.digest[:12]}); "
@@ -306,8 +311,8 @@ class PrefixCache:
 
     def __contains__(self, example: Example) -> bool:
         """Whether :meth:`row` would find it."""
-        known = sequence_digest(example.ids) in self._by_sequence
-        return known or (example.num_answer_tokens == 1 and sequence_digest(example.prompt_ids) in self._by_prompt)
+        known = sequence_digest(example) in self._by_sequence
+        return known or (example.num_answer_tokens == 1 and prompt_digest(example.prompt_ids) in self._by_prompt)
 
 
 def read_spec(folder: Path) -> CacheSpec:

@@ -1,6 +1,7 @@
 """Batches: where everything lies after padding, and which rows meet in which step."""
 
 from collections import Counter
+from itertools import combinations, pairwise
 from typing import Literal
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grun.data.batches import PairedSampler, collate
+from grun.data.batches import PairedSampler, collate, length_buckets
 from grun.data.prompts import Example
 
 LONG = Example("long", (11, 12, 13, 14, 15), 3)
@@ -174,3 +175,15 @@ def test_shares_of_any_number_of_workers_make_up_the_global_batch(
         assert share.forget_rows == share.retain_rows == batch_size
         assert share.forget_tokens == sum(example.num_answer_tokens for example in whole.forget)
         assert share.retain_tokens == sum(example.num_answer_tokens for example in whole.retain)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(1, 4))
+def test_length_buckets_take_the_fewest_padded_tokens_there_can_be(lengths: list[int], num_buckets: int) -> None:
+    buckets = length_buckets(lengths, num_buckets)
+    assert sorted(index for bucket in buckets for index in bucket) == list(range(len(lengths)))
+    assert len(buckets) == min(num_buckets, len(lengths))
+    cost = sum(len(bucket) * max(lengths[index] for index in bucket) for bucket in buckets)
+    ordered = sorted(lengths)
+    cuts = combinations(range(1, len(ordered)), len(buckets) - 1)
+    every = (pairwise((0, *cut, len(ordered))) for cut in cuts)
+    assert cost == min(sum((end - start) * ordered[end - 1] for start, end in parts) for parts in every)

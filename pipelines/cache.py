@@ -1,0 +1,116 @@
+"""Cache: list the prefix caches of an output folder, or remove those that nobody has used for a while.
+
+    python pipelines/cache.py [list | prune] [--unused-days N] [--output FOLDER]
+
+A cache holds keys, values and hidden states of the records, those to be forgotten among them; remove it when a request is done.
+"""
+
+import argparse
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from grun.config import Recipe
+from grun.errors import CacheError
+from grun.lm.prefix_cache import CACHE_FILE, CacheSpec, read_probe, read_spec
+from pipelines.caching import cache_root
+from pipelines.cli import parse_command, run_command
+from pipelines.console import note, summary
+
+__all__ = ["main", "prune", "stored_caches"]
+
+_DAY = 24 * 3600
+
+
+@dataclass(frozen=True)
+class StoredCache:
+    """A cache on disk, finished or not."""
+
+    folder: Path
+    spec: CacheSpec | None
+    """What it is; None where it was never finished."""
+    state: str
+    num_bytes: int
+    last_used: float
+    """Seconds since the epoch."""
+
+    def describe(self) -> str:
+        """Say in a line what it is."""
+        days = (time.time() - self.last_used) / _DAY
+        size = f"{self.num_bytes / 1e6:.1f} MB, {self.state}, last used {days:.1f} days ago"
+        if self.spec is None:
+            return size
+        return (
+            f"{size}; {self.spec.num_sequences} sequences, blocks {self.spec.cut + 1}..{self.spec.num_layers - 1} of "
+            f"{self.spec.num_layers}, {self.spec.dtype}, base {self.spec.base_digest[:12]}"
+        )
+
+
+def stored_caches(recipe: Recipe) -> list[StoredCache]:
+    """Return the caches of an output folder, the most recently used first."""
+    folders = [folder for folder in cache_root(recipe).glob("*") if folder.is_dir()]
+    return sorted(map(_look_at, folders), key=lambda cache: -cache.last_used)
+
+
+def _look_at(folder: Path) -> StoredCache:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    # opening a finished cache for a run touches its file
+    finished = folder / CACHE_FILE
+    last_used = max(path.stat().st_mtime for path in ([finished] if finished.is_file() else [*files, folder]))
+    try:
+        spec, probe = read_spec(folder), read_probe(folder)
+    except CacheError:
+        return StoredCache(folder, None, "not finished", size, last_used)
+    return StoredCache(folder, spec, "in order" if probe.agrees(spec.dtype) else "not usable", size, last_used)
+
+
+def prune(recipe: Recipe, unused_days: float) -> list[StoredCache]:
+    """Remove what nobody has used for so many days, whatever its state, and return it; what is being built stays."""
+    removed = []
+    for cache in stored_caches(recipe):
+        if time.time() - cache.last_used < unused_days * _DAY:
+            continue
+        try:
+            with FileLock(cache.folder.with_suffix(".lock"), timeout=0):
+                shutil.rmtree(cache.folder)
+        except Timeout:
+            note(f"{cache.folder.name} is being built and stays")
+            continue
+        removed.append(cache)
+    return removed
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to do")
+    group.add_argument("action", nargs="?", choices=("list", "prune"), default="list", help="list (default) or prune")
+    group.add_argument(
+        "--unused-days",
+        type=float,
+        default=30.0,
+        metavar="N",
+        help="prune: how long nobody has used it; 0 removes all (default 30)",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb."""
+    recipe, options = parse_command(
+        "List the prefix caches of an output folder, or remove old ones.", argv, extra=_options, sections=()
+    )
+    caches = prune(recipe, options.unused_days) if options.action == "prune" else stored_caches(recipe)
+    verb = "removed" if options.action == "prune" else "found"
+    size = sum(cache.num_bytes for cache in caches) / 1e6
+    summary(
+        f"{verb} {len(caches)} prefix cache(s), {size:.1f} MB, in {cache_root(recipe)}",
+        {cache.folder.name: cache.describe() for cache in caches},
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
