@@ -9,7 +9,17 @@ from typing import Any
 
 from ray.tune.integration.ray_train import TuneReportCallback
 
-__all__ = ["ERROR_FILE", "FORGETTING", "OUTCOME_FILE", "STOP_FILE", "UTILITY", "ReportToTune", "run_worker"]
+__all__ = [
+    "ERROR_FILE",
+    "FORGETTING",
+    "OUTCOME_FILE",
+    "STOP_FILE",
+    "UTILITY",
+    "ReportToTune",
+    "run_slot",
+    "run_worker",
+    "with_objectives",
+]
 
 STOP_FILE, OUTCOME_FILE, ERROR_FILE = "STOP", "outcome.json", "error.json"
 """In a run's folder: asks its workers to finish; how it ended; what was wrong."""
@@ -25,11 +35,21 @@ def run_worker(config: Mapping[str, Any]) -> None:
     train_worker(config)
 
 
+def run_slot(config: Mapping[str, Any]) -> None:
+    """The function that Ray Train runs on each worker of a warm slot; see :mod:`pipelines.slot_worker`."""
+    from pipelines.slot_worker import serve
+
+    serve(config)
+
+
+def with_objectives(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A worker's report with the probe standing for the two objectives, until the trial is scored."""
+    return {**report, FORGETTING: report["probe/forget_leaked"], UTILITY: report["probe/ordinary_kept"]}
+
+
 class ReportToTune(TuneReportCallback):
-    """Forwards a worker's report to Tune, the probe standing for the two objectives until the trial is scored."""
+    """Forwards a worker's report to Tune."""
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         """Runs in the controller."""
-        first = metrics[0]
-        objectives = {FORGETTING: first["probe/forget_leaked"], UTILITY: first["probe/ordinary_kept"]}
-        super().after_report(run_context, [{**first, **objectives}], checkpoint)
+        super().after_report(run_context, [with_objectives(metrics[0])], checkpoint)

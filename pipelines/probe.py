@@ -25,8 +25,7 @@ __all__ = ["Probe"]
 class Probe:
     """Scores an adapter on a fixed sample of validation rows, shared out over the workers."""
 
-    def __init__(self, recipe: Recipe, splits: Splits, engine: Engine) -> None:
-        encoder = PromptEncoder(engine.lm.tokenizer, recipe.prompt, context=engine.lm.context)
+    def __init__(self, recipe: Recipe, splits: Splits, engine: Engine, encoder: PromptEncoder) -> None:
         sets = {s.role: s for s in evaluation_sets(splits, part="validation", max_rows=recipe.train.probe_rows)}
         self.engine = engine
         self.batch_size = recipe.evaluation.batch_size

@@ -6,6 +6,7 @@ The same command continues an interrupted sweep: finished trials stay, running o
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
 from pipelines.recording import record_request, register
 from pipelines.scoring import report_base
+from pipelines.slots import open_slots
 from pipelines.sweep_outcome import SweepOutcome, collect
 from pipelines.sweep_report import publish, show
 from pipelines.sweep_tracking import following_trials
@@ -34,9 +36,12 @@ from pipelines.tracking import Tracker
 from pipelines.trainer import claim_folder, deciding_settings, total_steps
 from tune_spaces import Space, find_space
 
-__all__ = ["check_utility", "main", "sweep", "sweep_folder"]
+__all__ = ["check_utility", "main", "sweep", "sweep_folder", "warm_slots"]
 
 _SECTIONS = ("seed", "data", "prompt", "model", "adapter", "objective", "train", "sweep")
+
+_NEEDS_NEW_WORKERS = ("data.", "prompt.", "model.", "train.num_workers", "train.engine", "train.zero_stage", "train.use_gpu")
+"""Fields that a slot's workers have settled when they loaded the base."""
 
 # the trial's own process waits for its workers and needs no CPU; reserving one would starve a small cluster
 _NO_CPU = {"node:__internal_head__": 0.001}
@@ -60,6 +65,7 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
     claim_folder(folder, recipe, sections=_SECTIONS)
     cache = ensure_cache(recipe, prepared, space.variants(recipe), evaluates=True)
     context = TrialContext(recipe, prepared, folder, space.thresholds, cache)
+    num_slots = warm_slots(recipe, space)
     with tracker.run(f"{recipe.name}-sweep", key=f"sweep/{recipe.name}/{folder}", tags={"kind": "sweep"}) as run_id:
         tracker.log_params(run_id, deciding_settings(recipe, sections=_SECTIONS))
         record_request(tracker, run_id, prepared.request)
@@ -67,7 +73,11 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
             progress(f"sweeping {space.title}", num_trials(recipe, space)) as advance,
             following_trials(tracker, run_id, context, lambda trial: _announce(trial, advance)),
         ):
-            _tune(recipe, space, context)
+            if num_slots:
+                with open_slots(recipe, prepared, cache, folder, num_slots) as hub:
+                    _tune(recipe, space, replace(context, hub=hub))
+            else:
+                _tune(recipe, space, context)
         tracker.end_children(run_id)
         outcome = collect(recipe, folder, space.thresholds)
         chosen = outcome.chosen
@@ -148,7 +158,7 @@ def _new_tuner(recipe: Recipe, space: Space, context: TrialContext, trial: Any) 
             num_samples=1 if whole else count,
             search_alg=searcher,
             scheduler=scheduler,
-            max_concurrent_trials=config.max_concurrent or _slots(recipe),
+            max_concurrent_trials=config.max_concurrent or max(1, _groups(recipe)),
             trial_dirname_creator=lambda trial: trial.trial_id,
             reuse_actors=True,
         ),
@@ -161,13 +171,28 @@ def _new_tuner(recipe: Recipe, space: Space, context: TrialContext, trial: Any) 
     )
 
 
-def _slots(recipe: Recipe) -> int:
-    """How many trials the cluster can train at a time."""
+def warm_slots(recipe: Recipe, space: Space) -> int:
+    """How many warm slots the sweep runs on: 0 where every trial has to start workers of its own."""
+    if recipe.sweep.runner == "nested":
+        return 0
+    other = [path for path in space.dimensions if path.startswith(_NEEDS_NEW_WORKERS)]
+    if other:
+        note(f"every trial starts workers of its own, as the space varies {', '.join(f'`{path}`' for path in other)}")
+        return 0
+    # slots hold their GPUs until the sweep ends, and scoring may want one beside them
+    slots = _groups(recipe, gpus_kept=1 if recipe.evaluation.use_gpu else 0)
+    if not slots:
+        note("every trial starts workers of its own, as warm slots would leave no GPU to score with")
+    return min(slots, recipe.sweep.max_concurrent or slots, num_trials(recipe, space))
+
+
+def _groups(recipe: Recipe, gpus_kept: int = 0) -> int:
+    """How many groups of workers the cluster holds at a time."""
     have, train = ray.cluster_resources(), recipe.train
-    slots = have.get("CPU", 0) // (train.num_workers * train.cpus_per_worker)
+    groups = have.get("CPU", 0) // (train.num_workers * train.cpus_per_worker)
     if train.use_gpu:
-        slots = min(slots, have.get("GPU", 0) // train.num_workers)
-    return max(1, int(slots))
+        groups = min(groups, (have.get("GPU", 0) - gpus_kept) // train.num_workers)
+    return max(0, int(groups))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

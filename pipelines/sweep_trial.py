@@ -18,10 +18,11 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from grun.config import Config, Recipe
 from grun.errors import GrunError
-from pipelines.entry import FORGETTING, STOP_FILE, UTILITY, ReportToTune
+from pipelines.entry import FORGETTING, STOP_FILE, UTILITY, ReportToTune, with_objectives
 from pipelines.prepared import Prepared
 from pipelines.scoring import score_adapter
-from pipelines.trainer import train_on_ray
+from pipelines.slots import train_on_slot
+from pipelines.trainer import TrainOutcome, read_outcome, train_on_ray
 from tune_spaces import apply_point
 
 __all__ = ["CooperativeASHA", "TrialContext", "TrialRecord", "make_trial", "read_trials", "sweep_score", "validating"]
@@ -90,6 +91,8 @@ class TrialContext:
     thresholds: tuple[float, ...]
     cache: Path | None = None
     """Prefix cache of every placement that the space may try."""
+    hub: str | None = None
+    """Name of the hub of the warm slots; None where every trial starts workers of its own."""
 
     def trial_folder(self, trial_id: str) -> Path:
         """Folder of a trial."""
@@ -127,9 +130,7 @@ def make_trial(context: TrialContext) -> Callable[[Mapping[str, Any]], None]:
         record = _begin(folder, trial_id, point)
         try:
             recipe = apply_point(context.recipe, point)
-            outcome = train_on_ray(
-                recipe, context.prepared, folder, name=trial_id, cache=context.cache, callbacks=[cast(Any, ReportToTune)()]
-            )
+            outcome = _train(context, recipe, trial_id, folder)
             best = _score(context, recipe, outcome.adapter, folder)
             ended: dict[str, Any] = {
                 name: getattr(outcome, name) for name in ("steps", "total_steps", "stopped_early", "resident_share")
@@ -144,6 +145,15 @@ def make_trial(context: TrialContext) -> Callable[[Mapping[str, Any]], None]:
     return trial
 
 
+def _train(context: TrialContext, recipe: Recipe, trial_id: str, folder: Path) -> TrainOutcome:
+    if context.hub is None:
+        callbacks = [cast(Any, ReportToTune)()]
+        return train_on_ray(recipe, context.prepared, folder, name=trial_id, cache=context.cache, callbacks=callbacks)
+    for metrics in train_on_slot(context.hub, trial_id, recipe, folder):
+        tune.report(with_objectives(metrics))
+    return read_outcome(folder)
+
+
 def _begin(folder: Path, trial_id: str, point: Mapping[str, Any]) -> TrialRecord:
     """The record of a trial that starts, or that goes on after an interruption."""
     before = next((record for record in read_trials(folder.parents[1]) if record.trial_id == trial_id), None)
@@ -156,7 +166,8 @@ def _score(context: TrialContext, recipe: Recipe, adapter: Path, folder: Path) -
     """Score the adapter at every threshold on validation rows, in a task beside the workers; return the best point."""
     evaluation = recipe.evaluation
     task = cast(Any, ray.remote(score_adapter)).options(
-        num_cpus=evaluation.num_cpus,
+        # slots hold what they train on as long as the sweep runs; on a small cluster nothing else is left
+        num_cpus=evaluation.num_cpus if context.hub is None else 0,
         num_gpus=1 if evaluation.use_gpu else 0,
         scheduling_strategy="DEFAULT",  # not in the placement group of the trial, which holds no CPU
     )

@@ -1,14 +1,14 @@
 """One Ray Train run: a recipe, a prepared request and a folder in; a trained adapter out. Used by `train` and by every trial."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
 from grun import errors
 from grun.config import Recipe
@@ -16,11 +16,20 @@ from grun.errors import ConfigError, TrainingError
 from pipelines.entry import ERROR_FILE, OUTCOME_FILE, run_worker
 from pipelines.prepared import Prepared
 
-__all__ = ["TrainOutcome", "claim_folder", "deciding_settings", "total_steps", "train_on_ray"]
+__all__ = [
+    "TrainOutcome",
+    "claim_folder",
+    "deciding_settings",
+    "make_trainer",
+    "read_outcome",
+    "total_steps",
+    "train_on_ray",
+    "worker_config",
+]
 
 _DECIDES_NOTHING = {
     "train": {"num_workers", "cpus_per_worker", "use_gpu", "engine", "zero_stage", "max_failures", "report_every", "probe_rows"},
-    "sweep": {"max_concurrent", "max_failures"},
+    "sweep": {"max_concurrent", "max_failures", "runner"},
 }
 
 
@@ -87,6 +96,15 @@ def train_on_ray(
     if not (folder / OUTCOME_FILE).is_file():
         (folder / ERROR_FILE).unlink(missing_ok=True)
         _fit(recipe, prepared, folder, name, cache, callbacks)
+    return read_outcome(folder)
+
+
+def read_outcome(folder: Path) -> TrainOutcome:
+    """Read how a training run ended.
+
+    Raises:
+        GrunError: what a worker found wrong.
+    """
     if (folder / ERROR_FILE).is_file():
         failure = json.loads((folder / ERROR_FILE).read_text(encoding="utf-8"))
         kind = getattr(errors, failure["type"], TrainingError)
@@ -95,17 +113,35 @@ def train_on_ray(
     return TrainOutcome(adapter=folder / "adapter", **outcome)
 
 
-def _fit(recipe: Recipe, prepared: Prepared, folder: Path, name: str, cache: Path | None, callbacks: Sequence[Any]) -> None:
+def worker_config(recipe: Recipe, prepared: Prepared, cache: Path | None) -> dict[str, Any]:
+    """What a worker needs to know; plain values, as they travel between processes."""
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "prepared": str(prepared.folder),
+        "base": prepared.base,
+        "cache": str(cache) if cache else None,
+    }
+
+
+def make_trainer(
+    function: Callable[[Mapping[str, Any]], None],
+    config: Mapping[str, Any],
+    recipe: Recipe,
+    *,
+    name: str,
+    storage: Path,
+    max_failures: int,
+    callbacks: Sequence[Any] = (),
+) -> TorchTrainer:
+    """A Ray Train run of the recipe's workers.
+
+    Args:
+        max_failures: how often a crashed group of workers is started again; -1 for ever.
+    """
     train = recipe.train
-    trainer = TorchTrainer(
-        run_worker,
-        train_loop_config={
-            "recipe": recipe.model_dump(mode="json"),
-            "prepared": str(prepared.folder),
-            "base": prepared.base,
-            "cache": str(cache) if cache else None,
-            "run_folder": str(folder),
-        },
+    return TorchTrainer(
+        function,
+        train_loop_config=dict(config),
         torch_config=TorchConfig(backend="nccl" if train.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=train.num_workers, use_gpu=train.use_gpu, resources_per_worker={"CPU": train.cpus_per_worker}
@@ -113,18 +149,25 @@ def _fit(recipe: Recipe, prepared: Prepared, folder: Path, name: str, cache: Pat
         # Ray annotates the first version of its API
         run_config=cast(Any, RunConfig)(
             name=name,
-            storage_path=str(folder / "ray"),
-            failure_config=FailureConfig(max_failures=train.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=max_failures),
             logging_config=LoggingConfig(log_level="ERROR"),
             callbacks=list(callbacks),
         ),
+    )
+
+
+def _fit(recipe: Recipe, prepared: Prepared, folder: Path, name: str, cache: Path | None, callbacks: Sequence[Any]) -> None:
+    failures = recipe.train.max_failures
+    config = {**worker_config(recipe, prepared, cache), "run_folder": str(folder)}
+    trainer = make_trainer(
+        run_worker, config, recipe, name=name, storage=folder / "ray", max_failures=failures, callbacks=callbacks
     )
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise TrainingError(
-            f"training must survive with at most {train.max_failures} restart(s), got {_innermost(error)}; "
+            f"training must survive with at most {failures} restart(s), got {_innermost(error)}; "
             f"the last checkpoint is kept, and the same command continues from it"
         ) from error
 

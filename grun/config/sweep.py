@@ -24,6 +24,9 @@ class SweepConfig(Config):
     """Reports that every trial may make before ASHA can stop it."""
     reduction_factor: int = Field(default=3, ge=2)
     """ASHA keeps one of this many at each rung."""
+    runner: Literal["slots", "nested"] = "slots"
+    """`slots`: long-lived workers take one trial after another, with the base and the cache open; `nested`: every trial starts
+    workers of its own. Both give the same adapters."""
     max_concurrent: PositiveInt | None = None
     """Trials at a time; unset: as many worker groups as the cluster's CPUs (or GPUs) hold."""
     utility_weight: float = Field(default=1.0, ge=0)

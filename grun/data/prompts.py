@@ -62,16 +62,22 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         self.config = config
         self.max_length = min(context, config.max_length or context)
+        self._known: dict[tuple[Record, str | None, str | None], Example] = {}
 
     def encode(self, record: Record, *, question: str | None = None, answer: str | None = None) -> Example:
-        """Encode one record, with another question or answer in place of its own where given.
+        """Encode one record, with another question or answer in place of its own where given; each combination once.
 
         Raises:
             DataError: longer than the context, an empty answer, or a prompt that is not a prefix of the joint ids.
         """
-        if isinstance(record, TextRecord):
-            return self._encode_text(record, answer)
-        return self._encode_qa(record, question or record.question, answer or record.answer)
+        wanted = (record, question, answer)
+        if wanted not in self._known:
+            self._known[wanted] = (
+                self._encode_text(record, answer)
+                if isinstance(record, TextRecord)
+                else self._encode_qa(record, question or record.question, answer or record.answer)
+            )
+        return self._known[wanted]
 
     def prompt_ids(self, question: str) -> list[int]:
         """Token ids of the prompt that asks `question`."""

@@ -30,6 +30,10 @@ class Pass(Protocol):
         """The base, or its upper part."""
         ...
 
+    def cut_at(self, layer: int) -> "Pass":
+        """Return the same base for an adapter that starts at a block."""
+        ...
+
     def answers(
         self,
         examples: Sequence[Example],
@@ -58,6 +62,10 @@ class FullPass:
     """Every token through every block, in one padded batch."""
 
     lm: FrozenLM
+
+    def cut_at(self, layer: int) -> "FullPass":  # noqa: ARG002 - every block is run
+        """As :meth:`Pass.cut_at`: nothing changes."""
+        return self
 
     def answers(
         self,
@@ -98,6 +106,12 @@ class CachedPass:
                 f"a prefix cache serves adapters that start at one of its cuts, {self.cache.spec.state_layers}, got {self.lm.cut}; "
                 "build one for this placement"
             )
+
+    def cut_at(self, layer: int) -> "CachedPass":
+        """As :meth:`Pass.cut_at`: blocks up to a deeper cut are skipped, and those that are loaded already stay loaded."""
+        assert self.lm.cut is not None
+        assert layer >= self.lm.cut, f"blocks up to {self.lm.cut} are not loaded, an edit at {layer} needs them"
+        return self if layer == self.lm.cut else replace(self, lm=self.lm.above(layer))
 
     def answers(
         self,

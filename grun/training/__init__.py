@@ -1,7 +1,7 @@
 """Training one adapter on a frozen base: the loop, the step, the engine, checkpoints."""
 
 from grun.training.callbacks import Callback, MetricsSpool, Progress, StopTraining
-from grun.training.checkpoint import load_checkpoint, save_checkpoint
+from grun.training.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from grun.training.engine import Engine, TorchEngine
 from grun.training.loop import FitResult, fit
 from grun.training.optimizer import AdapterOptimizer
@@ -10,6 +10,7 @@ from grun.training.task import Task, build_task, forget_answers
 __all__ = [
     "AdapterOptimizer",
     "Callback",
+    "Checkpoints",
     "Engine",
     "FitResult",
     "MetricsSpool",

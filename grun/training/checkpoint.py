@@ -6,6 +6,8 @@ of them. A checkpoint is a folder that appears whole or not at all, and every fi
 
 import hashlib
 import json
+import shutil
+import uuid
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,7 +19,9 @@ from grun.errors import TrainingError
 from grun.interventions import Adapter
 from grun.training.optimizer import AdapterOptimizer
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoints", "load_checkpoint", "save_checkpoint"]
+
+_KEPT = 2
 
 _STATE, _ADAPTER, _OPTIMIZER = "state.json", "adapter.safetensors", "optimizer.safetensors"
 
@@ -42,6 +46,38 @@ def save_checkpoint(folder: Path, adapter: Adapter, optimizer: AdapterOptimizer,
     files = {name: _sha256(folder / name) for name in (_ADAPTER, _OPTIMIZER)}
     state = _State(step=step, trajectory=trajectory, files=files)
     (folder / _STATE).write_text(state.model_dump_json(indent=2), encoding="utf-8")
+
+
+class Checkpoints:
+    """The last two checkpoints of a run, in a folder that outlives its workers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, adapter: Adapter, optimizer: AdapterOptimizer, *, step: int, trajectory: str) -> None:
+        """Write a checkpoint, whole or not at all, and remove those before the previous one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f".partial-{uuid.uuid4().hex}"
+        partial.mkdir()
+        save_checkpoint(partial, adapter, optimizer, step=step, trajectory=trajectory)
+        target = self.folder / f"step{step:08d}"
+        if target.is_dir():  # a run that was started again has come to the same step
+            shutil.rmtree(target)
+        partial.replace(target)
+        for old in self._all()[:-_KEPT]:
+            shutil.rmtree(old)
+
+    def load_latest(self, adapter: Adapter, optimizer: AdapterOptimizer, *, trajectory: str) -> int:
+        """Restore the latest checkpoint in place and return the number of steps that are done: 0 where there is none.
+
+        Raises:
+            TrainingError: as :func:`load_checkpoint`.
+        """
+        found = self._all()
+        return load_checkpoint(found[-1], adapter, optimizer, trajectory=trajectory) if found else 0
+
+    def _all(self) -> list[Path]:
+        return sorted(self.folder.glob("step*"))
 
 
 def load_checkpoint(folder: Path, adapter: Adapter, optimizer: AdapterOptimizer, *, trajectory: str) -> int:

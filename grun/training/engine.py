@@ -38,6 +38,10 @@ class Engine(Protocol):
         """Number of workers."""
         ...
 
+    def cut_at(self, layer: int) -> None:
+        """Prepare for an adapter that starts at a block: with a prefix cache, only what lies above it is run from now on."""
+        ...
+
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients of a scalar loss on the adapter."""
         ...
@@ -55,7 +59,7 @@ class TorchEngine:
     """The base replicated on every worker (ZeRO stage 0), or one process alone."""
 
     def __init__(self, base: Pass) -> None:
-        self.base = base
+        self.base = self._loaded = base
         self._distributed = dist.is_available() and dist.is_initialized()
 
     @property
@@ -72,6 +76,10 @@ class TorchEngine:
     def world_size(self) -> int:
         """Number of workers."""
         return dist.get_world_size() if self._distributed else 1
+
+    def cut_at(self, layer: int) -> None:
+        """As :meth:`Engine.cut_at`."""
+        self.base = self._loaded.cut_at(layer)
 
     def backward(self, loss: Tensor) -> None:
         """Plain autograd."""

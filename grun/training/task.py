@@ -33,8 +33,13 @@ class Task:
     """Digest of everything that decides the trajectory: recipe, data and base, but not the number of workers."""
 
 
-def build_task(recipe: Recipe, splits: Splits, request: UnlearningRequest, lm: FrozenLM) -> Task:
+def build_task(
+    recipe: Recipe, splits: Splits, request: UnlearningRequest, lm: FrozenLM, encoder: PromptEncoder | None = None
+) -> Task:
     """Tokenise the training rows and build adapter, objective, sampler and optimizer.
+
+    Args:
+        encoder: of this base and the recipe's template; whoever trains often tokenises once.
 
     Raises:
         ConfigError: the adapter does not fit the base, or a term reads a block that it must not.
@@ -42,7 +47,7 @@ def build_task(recipe: Recipe, splits: Splits, request: UnlearningRequest, lm: F
     """
     adapter = build_adapter(recipe.adapter, hidden_size=lm.hidden_size, num_layers=lm.num_layers, seed=recipe.seed)
     objective = build_objective(recipe.objective)
-    encoder = PromptEncoder(lm.tokenizer, recipe.prompt, context=lm.context)
+    encoder = encoder or PromptEncoder(lm.tokenizer, recipe.prompt, context=lm.context)
     sampler = PairedSampler(
         [encoder.encode(record, answer=answer) for record, answer in forget_answers(recipe, splits)],
         [encoder.encode(record) for record in splits.retain],

@@ -53,8 +53,8 @@ def test_a_sweep_leaves_trials_reports_and_a_candidate(swept: Path, options: lis
     records = [json.loads(path.read_text()) for path in swept.glob("trials/*/trial.json")]
     assert len(records) == 2
     assert all(record["done"] and record["failure"] is None for record in records)
-    # ZeRO-3 over two workers: about half of the base each; the norms, and what the last pass has not let go of yet, come on top
-    assert all(0.5 <= record["resident_share"] < 0.6 for record in records)
+    # blocks 4..7 of 8 and the head, sharded over two workers; norms, and what the last pass has not let go of yet, come on top
+    assert all(0.27 <= record["resident_share"] < 0.36 for record in records)
     page = (swept / "report.html").read_text()
     assert 'src="data:image/svg+xml' in page
     assert "http" not in page.split("<body>")[1]

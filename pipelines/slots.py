@@ -1,0 +1,218 @@
+"""Warm slots: a few long-lived Ray Train runs whose workers take one trial after another from Ray Tune.
+
+    trial (Tune)  -- submit -->  TrialHub  -- next -->  slot workers: pristine state, train, report
+                  <-- events --            <-- report, done --
+
+Starting workers costs some ten seconds of processes and imports; a slot pays that once. What a trial leaves behind is the
+same as ever, in its own folder. A slot whose workers crashed is started again by Ray, and the hub gives the trial that was
+on it to whoever asks next; it goes on from its last checkpoint. A trial that crashed too often is reported as failed.
+"""
+
+import asyncio
+import uuid
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+
+from grun.config import Recipe
+from grun.errors import TrainingError
+from pipelines.entry import ERROR_FILE, OUTCOME_FILE, run_slot
+from pipelines.prepared import Prepared
+from pipelines.trainer import make_trainer, worker_config
+
+__all__ = ["TrialHub", "open_slots", "train_on_slot"]
+
+_HUB_POLL_SECONDS = 5.0
+"""How long a question to the hub waits for news; then it is asked again, so that nobody waits for ever on a dead peer."""
+
+_CLOSE_SECONDS = 30.0
+
+_MAX_EMPTY_STARTS = 3
+"""Starts of a slot in a row that end before it takes a trial: then it is broken, and its trials fail with the reason."""
+
+
+@dataclass
+class SlotTrial:
+    """A trial on its way through the hub."""
+
+    trial_id: str
+    recipe: dict[str, Any]
+    folder: str
+    crashes: int = 0
+    events: deque[dict[str, Any]] = field(default_factory=deque)
+    """Reports that Tune has not fetched yet."""
+    is_done: bool = False
+    failure: str | None = None
+    """Why it was given up, where no worker could say so itself."""
+
+
+class TrialHub:
+    """The one place that knows which trial waits, which is on which slot, and what was reported. An asynchronous Ray actor."""
+
+    def __init__(self, max_crashes: int) -> None:
+        self.max_crashes = max_crashes
+        self.trials: dict[str, SlotTrial] = {}
+        self.waiting: deque[str] = deque()
+        self.on_slot: dict[int, str] = {}
+        self.empty_starts: dict[int, int] = {}
+        self.is_closed = False
+        self.refusal: str | None = None
+        self.news = asyncio.Condition()
+
+    async def submit(self, trial_id: str, recipe: dict[str, Any], folder: str) -> None:
+        """Put a trial in line; one that Tune runs again after a failure starts anew here."""
+        async with self.news:
+            if trial_id in self.on_slot.values():  # Tune lost its process, the slot did not: leave it to it
+                self.trials[trial_id].events.clear()
+                return
+            self.trials[trial_id] = SlotTrial(trial_id, recipe, folder)
+            if self.refusal is not None:
+                self._give_up(self.trials[trial_id], self.refusal)
+            elif trial_id not in self.waiting:
+                self.waiting.append(trial_id)
+            self.news.notify_all()
+
+    async def refuse(self, reason: str) -> None:
+        """No slot can serve, and the user can mend why: what waits, and what comes, fails with the reason."""
+        async with self.news:
+            self.refusal = reason
+            self._give_up_waiting(reason)
+
+    async def started(self, slot: int) -> None:
+        """A slot's workers have started, for the first time or after a crash: the trial that was on it goes back in line."""
+        async with self.news:
+            lost = self.on_slot.pop(slot, None)
+            if lost is None:
+                self.empty_starts[slot] = self.empty_starts.get(slot, 0) + 1
+            elif not self.trials[lost].is_done:
+                trial = self.trials[lost]
+                trial.crashes += 1
+                if trial.crashes > self.max_crashes:
+                    self._give_up(trial, f"training must survive with at most {self.max_crashes} restart(s), got one more crash")
+                else:
+                    self.waiting.appendleft(lost)
+            if self.empty_starts.get(slot, 0) > _MAX_EMPTY_STARTS:
+                self._give_up_waiting(
+                    f"a slot must be able to start, got {_MAX_EMPTY_STARTS} crashes of slot {slot} before it took a trial"
+                )
+            self.news.notify_all()
+
+    def _give_up_waiting(self, failure: str) -> None:
+        for trial_id in self.waiting:
+            self._give_up(self.trials[trial_id], failure)
+        self.waiting.clear()
+        self.news.notify_all()
+
+    def _give_up(self, trial: SlotTrial, failure: str) -> None:
+        trial.failure, trial.is_done = failure, True
+
+    async def next(self, slot: int) -> dict[str, Any] | None:
+        """The next trial for a slot: {"trial_id", "recipe", "folder"}; {} where there is none yet, None where there will be none."""
+        async with self.news:
+            if not self.waiting and not self.is_closed:
+                await self._wait()
+            if self.is_closed:
+                return None
+            if not self.waiting:
+                return {}
+            trial = self.trials[self.waiting.popleft()]
+            self.on_slot[slot] = trial.trial_id
+            self.empty_starts[slot] = 0
+            return {"trial_id": trial.trial_id, "recipe": trial.recipe, "folder": trial.folder}
+
+    async def report(self, trial_id: str, metrics: dict[str, Any]) -> None:
+        """A report of a trial's workers."""
+        async with self.news:
+            self.trials[trial_id].events.append(metrics)
+            self.news.notify_all()
+
+    async def done(self, slot: int, trial_id: str) -> None:
+        """A trial has ended; how, stands in its folder."""
+        async with self.news:
+            self.on_slot.pop(slot, None)
+            self.trials[trial_id].is_done = True
+            self.news.notify_all()
+
+    async def events(self, trial_id: str) -> tuple[list[dict[str, Any]], bool, str | None]:
+        """What is new of a trial: its reports, whether it has ended, and why it was given up."""
+        async with self.news:
+            trial = self.trials[trial_id]
+            if not trial.events and not trial.is_done:
+                await self._wait()
+            events = list(trial.events)
+            trial.events.clear()
+            return events, trial.is_done, trial.failure
+
+    async def close(self) -> None:
+        """Send the slots home."""
+        async with self.news:
+            self.is_closed = True
+            self.news.notify_all()
+
+    async def _wait(self) -> None:
+        try:
+            await asyncio.wait_for(self.news.wait(), _HUB_POLL_SECONDS)
+        except TimeoutError:
+            return
+
+
+def train_on_slot(hub_name: str, trial_id: str, recipe: Recipe, folder: Path) -> Iterator[dict[str, Any]]:
+    """Give a trial to the slots and yield its reports until it has ended; how it ended then stands in its folder.
+
+    Raises:
+        TrainingError: it was given up.
+    """
+    if (folder / OUTCOME_FILE).is_file():
+        return
+    (folder / ERROR_FILE).unlink(missing_ok=True)
+    hub: Any = ray.get_actor(hub_name)
+    ray.get(hub.submit.remote(trial_id, recipe.model_dump(mode="json"), str(folder)))
+    while True:
+        events, is_done, failure = ray.get(hub.events.remote(trial_id))
+        yield from events
+        if failure is not None:
+            raise TrainingError(f"{failure}; the last checkpoint is kept, and the same command continues from it")
+        if is_done:
+            return
+
+
+@contextmanager
+def open_slots(recipe: Recipe, prepared: Prepared, cache: Path | None, folder: Path, num_slots: int) -> Iterator[str]:
+    """Start slots for the time of the context.
+
+    Args:
+        folder: of the sweep, on storage that every node sees.
+
+    Yields:
+        the name of the hub.
+    """
+    name = f"grun-hub-{uuid.uuid4().hex}"
+    hub = cast(Any, ray.remote(TrialHub)).options(name=name, num_cpus=0, max_concurrency=1000).remote(recipe.train.max_failures)
+    config = {**worker_config(recipe, prepared, cache), "every_cut": True, "hub": name}
+    holders = [cast(Any, ray.remote(_SlotHolder)).options(num_cpus=0).remote() for _ in range(num_slots)]
+    held = [
+        # the hub's name makes the runs of a continued sweep new ones: what a slot held is in the folders of its trials
+        holder.hold.remote({**config, "slot": slot}, recipe, f"{name}-{slot}", folder / "slots")
+        for slot, holder in enumerate(holders)
+    ]
+    try:
+        yield name
+        ray.get(hub.close.remote())
+        ray.wait(held, num_returns=len(held), timeout=_CLOSE_SECONDS)
+    finally:
+        # killing an actor is safe at any time; cancelling a task that is about to end can take the whole process down (Ray 2.60)
+        for actor in (*holders, hub):
+            ray.kill(actor)
+
+
+class _SlotHolder:
+    """Holds one Ray Train run open. An actor without a CPU: it only waits."""
+
+    def hold(self, config: Mapping[str, Any], recipe: Recipe, name: str, storage: Path) -> None:
+        """Return when the hub has closed."""
+        make_trainer(run_slot, config, recipe, name=name, storage=storage, max_failures=-1).fit()
