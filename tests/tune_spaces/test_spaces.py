@@ -177,3 +177,14 @@ def test_a_threshold_outside_zero_and_one_is_refused() -> None:
 def test_a_point_that_is_no_recipe_is_refused_with_its_values() -> None:
     with pytest.raises(ConfigError, match=r"with \{'adapter': \{'rank': 0\}\} is not a valid recipe: `adapter\.rank`.*got 0"):
         apply_point(Recipe(), {"adapter.rank": 0})
+
+
+def test_variants_are_the_placements_and_objectives_of_a_space_and_nothing_else() -> None:
+    recipe = Recipe()
+    placements = {variant.adapter.resolve_layers(32) for variant in SPACES["joint"].variants(recipe)}
+    assert placements == {tuple(int(depth * 32) for depth in depths) for depths in PLACEMENTS}
+    assert {variant.adapter.rank for variant in SPACES["joint"].variants(recipe)} == {recipe.adapter.rank}
+    assert SPACES["reft_rank"].variants(recipe) == [recipe]
+    space = Space("x", "y", {"objective.forget.kind": choice("gd", "npo"), "adapter.layers": choice([1], [2, 3])})
+    found = {(variant.objective.forget.kind, variant.adapter.layers) for variant in space.variants(recipe)}
+    assert found == {("gd", (1,)), ("gd", (2, 3)), ("npo", (1,)), ("npo", (2, 3))}
