@@ -1,0 +1,130 @@
+"""Benchmark: measure what this project claims, and write it down.
+
+    python pipelines/benchmark.py <name> [--repeats N] [--data.path FOLDER] [--output FOLDER]
+
+Prints a table, and writes `<output>/<name>.json` and `<output>/<name>.png`. Ratios are taken in one run, between ways
+that take turns; see :mod:`pipelines.benchmarks.harness`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from grun.errors import ConfigError, near_miss
+from pipelines.benchmarks.harness import Options, Report, Row
+from pipelines.benchmarks.machine import commit, machine, versions
+from pipelines.benchmarks.table import BENCHMARKS
+from pipelines.cli import run_command
+from pipelines.console import check_writable, result, summary
+
+__all__ = ["main", "parse_options", "write_report"]
+
+_COMMAND = "python pipelines/benchmark.py"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises our errors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; `--help` lists all options")
+
+    def print_help(self, file: Any = None) -> None:  # noqa: ARG002 - argparse's signature
+        result(self.format_help())
+
+
+def parse_options(argv: Sequence[str] | None = None) -> tuple[str, Options]:
+    """Read the command line; `--help` prints and exits.
+
+    Returns:
+        name of the benchmark, and its options.
+
+    Raises:
+        ConfigError: no name, one that is not in the table, or an option that is wrong.
+    """
+    listed = "\n".join(f"  {name:<12}{benchmark.summary}" for name, benchmark in BENCHMARKS.items())
+    parser = _Parser(
+        usage=f"{_COMMAND} NAME [--repeats N] [--data.path FOLDER] [--output FOLDER]",
+        description=f"Measure what this project claims, and write it down.\n\nbenchmarks:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="which benchmark")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="times that each way is run [default: 5]")
+    parser.add_argument(
+        "--data.path",
+        dest="data",
+        type=Path,
+        default=Path("../shared/data/tofu"),
+        metavar="FOLDER",
+        help="the folder of the TOFU files [default: ../shared/data/tofu]",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("results/benchmark"),
+        metavar="FOLDER",
+        help="where results go; models and caches go to `work` in it [default: results/benchmark]",
+    )
+    parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
+    values = parser.parse_args(argv)
+    if values.name not in BENCHMARKS:
+        got = "none" if values.name is None else f"{values.name!r}{near_miss(values.name, BENCHMARKS)}"
+        raise ConfigError(f"the name of a benchmark must follow `{_COMMAND}`, got {got}; the benchmarks are:\n{listed}")
+    if values.repeats < 1:
+        raise ConfigError(f"`--repeats` must be at least 1, got {values.repeats}; leave it out for 5")
+    return values.name, Options(values.data, values.output, values.repeats, values.tiny)
+
+
+def write_report(name: str, report: Report, options: Options, command: Sequence[str]) -> tuple[Path, Path]:
+    """Write a report as JSON and its figure as PNG; returns both paths."""
+    values = {
+        "benchmark": name,
+        "command": " ".join([_COMMAND, *command]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "repeats": options.repeats,
+        "tiny": options.tiny,
+        "workload": report.workload,
+        "rows": [asdict(row) for row in report.rows],
+    }
+    numbers, picture = (options.output / f"{name}.{suffix}" for suffix in ("json", "png"))
+    numbers.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    report.figure.savefig(picture, dpi=130)
+    return numbers, picture
+
+
+def _table(rows: Sequence[Row]) -> str:
+    lines = [("row", "value", "unit", "baseline", "ratio", "least", "most", "wall ratio")]
+    for row in rows:
+        numbers = (row.baseline, row.ratio, row.low, row.high, row.wall_ratio)
+        lines.append((row.name, f"{row.value:.4g}", row.unit, *("" if n is None else f"{n:.4g}" for n in numbers)))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    aligned = (
+        "  ".join(f"{cell:<{w}}" if n in (0, 2) else f"{cell:>{w}}" for n, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    )
+    return "".join(f"{line.rstrip()}\n" for line in aligned)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb."""
+    name, options = parse_options(argv)
+    check_writable(options.output)
+    options.work.mkdir(parents=True, exist_ok=True)
+    report = BENCHMARKS[name].run(options)
+    numbers, picture = write_report(name, report, options, sys.argv[1:] if argv is None else argv)
+    result(_table(report.rows))
+    ratios = {row.name: f"{row.ratio:.3g}" for row in report.rows if row.ratio is not None}
+    summary(f"benchmark {name}", {**ratios, "numbers": str(numbers), "figure": str(picture)})
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""What `pipelines/benchmark.py` measures: one benchmark a module, listed in :mod:`pipelines.benchmarks.table`."""

@@ -1,0 +1,111 @@
+"""`inference`: what an adapter costs when a model is served, in prefill and in decoding.
+
+Generation is the served one (:meth:`IntervenedLM.generate`); its forward passes are told apart by when each begins.
+The edits act at prefill only, but their hooks stay attached while decoding, and that is measured.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from grun.config import PromptConfig
+from grun.data.prompts import PromptEncoder
+from grun.data.records import QARecord
+from grun.lm import FrozenLM, IntervenedLM
+from pipelines.benchmarks.figures import ratio_figure
+from pipelines.benchmarks.harness import Options, Report, Row, Seconds, compare, cost, interleave
+from pipelines.benchmarks.workload import OBJECTIVES, Geometry, make_recipe, make_tokenizer, new_lm, new_task, tofu_splits
+
+__all__ = ["run"]
+
+_BATCHES = (1, 32)
+
+
+@dataclass(frozen=True)
+class _Generation:
+    """What one generation took."""
+
+    prefill: Seconds
+    """The first forward pass, up to the start of the second."""
+    decode: Seconds
+    """A later forward pass, the mean of all."""
+
+
+def run(options: Options) -> Report:
+    """Compare generation with an untrained adapter (threshold 0.5) with the base's own, one prompt and 32 at a time.
+
+    Raises:
+        DataError: TOFU is not where it should be.
+    """
+    geometry = Geometry.toy() if options.tiny else Geometry()
+    splits = tofu_splits(options.data)
+    lm = new_lm(geometry, make_tokenizer(splits, geometry))
+    _never_end(lm)
+    recipe = make_recipe(options.data, OBJECTIVES["gd"])
+    adapter = new_task(recipe, splits, lm).adapter
+    models = {"base": IntervenedLM(lm), "adapter": IntervenedLM(lm, adapter, threshold=recipe.adapter.gate_threshold)}
+    encoder = PromptEncoder(lm.tokenizer, PromptConfig(), context=lm.context)
+    questions = [record.question for record in splits.forget if isinstance(record, QARecord)]
+    new_tokens = 8 if options.tiny else 33
+    rows: list[Row] = []
+    for size in _BATCHES:
+        prompts = [encoder.prompt_ids(question) for question in questions[:size]]
+        ways = {name: _generate(model, prompts, new_tokens) for name, model in models.items()}
+        rows += _rows(size, interleave(ways, options.repeats, title=f"generating, {size} prompt(s) at a time"))
+    title = f"Generation with an adapter over the base alone: {geometry.num_layers} blocks, {geometry.hidden_size} wide"
+    return Report(rows, ratio_figure(title, rows), {"geometry": vars(geometry), "new_tokens": new_tokens, "batches": _BATCHES})
+
+
+def _rows(size: int, samples: dict[str, list[_Generation]]) -> list[Row]:
+    rows: list[Row] = []
+    for phase in ("prefill", "decode"):
+        base, adapter = ([getattr(sample, phase) for sample in samples[name]] for name in ("base", "adapter"))
+        rows.append(compare(f"inference.{phase}_over_base.batch_{size}", adapter, base))
+        if size == max(_BATCHES):
+            rows.append(compare(f"inference.{phase}_over_base", adapter, base))
+        rows += [row for name, taken in (("base", base), ("adapter", adapter)) for row in cost(f"inference.{phase}.batch_{size}.{name}", taken)]
+    return rows
+
+
+def _generate(model: IntervenedLM, prompts: Sequence[Sequence[int]], new_tokens: int) -> Callable[[int], _Generation]:
+    def generate(_index: int) -> _Generation:
+        with _starts(model.lm.model) as starts:
+            model.generate(prompts, max_new_tokens=new_tokens)
+        assert len(starts) == new_tokens, f"{len(starts)} forward passes for {new_tokens} tokens"
+        # what follows the last start also makes texts of the tokens, and is left out
+        return _Generation(_between(starts[0], starts[1]), _between(starts[1], starts[-1]) / (new_tokens - 2))
+
+    return generate
+
+
+def _between(start: Seconds, end: Seconds) -> Seconds:
+    return Seconds(end.cpu - start.cpu, end.wall - start.wall)
+
+
+@contextmanager
+def _starts(model: nn.Module) -> Iterator[list[Seconds]]:
+    """Note when each forward pass begins."""
+    starts: list[Seconds] = []
+
+    def mark(_module: nn.Module, _args: Any) -> None:
+        starts.append(Seconds(time.process_time(), time.perf_counter()))
+
+    handle = model.register_forward_pre_hook(mark)
+    try:
+        yield starts
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def _never_end(lm: FrozenLM) -> None:
+    """Let a random base never choose the end of text, so that every generation has the same length."""
+    end = lm.tokenizer.eos_token_id
+    assert isinstance(end, int)
+    head: Any = lm.head
+    head.weight[end] = 0  # a logit of 0, where the greatest of thousands of random ones is above it

@@ -1,0 +1,141 @@
+"""`scale`: how the cost of a GD step grows with prompt length, depth and width, and that of a cache with its rows.
+
+One size is varied at a time. Each curve is given its exponent: the slope of a straight line through the logarithms.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from grun.data.batches import PairedSampler
+from grun.data.prompts import Example
+from grun.data.records import QARecord
+from grun.data.splits import Splits
+from grun.lm import CachedPass, FullPass
+from pipelines.benchmarks.figures import Curve, cost_figure
+from pipelines.benchmarks.harness import Options, Report, Row, Seconds, compare, cost, interleave, plain, timed
+from pipelines.benchmarks.workload import (
+    OBJECTIVES,
+    Geometry,
+    Trainer,
+    build_cache,
+    make_recipe,
+    make_tokenizer,
+    new_lm,
+    new_task,
+    step_examples,
+    tofu_splits,
+)
+
+__all__ = ["exponent", "run"]
+
+_BATCH = 8
+_ANSWER = 32
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """The middle, from which one size is varied at a time."""
+
+    middle: Geometry = field(default_factory=lambda: Geometry(num_layers=8, hidden_size=256, num_heads=4))
+    prompt: int = 64
+    prompts: tuple[int, ...] = (32, 64, 128, 256, 512)
+    layers: tuple[int, ...] = (4, 8, 16)
+    widths: tuple[int, ...] = (128, 256, 512)
+    cached_rows: tuple[int, ...] = (32, 64, 128, 256)
+
+    @classmethod
+    def toy(cls) -> "_Sizes":
+        return cls(Geometry.toy(), 16, (16, 32), (4, 8), (32, 64), (8, 16))
+
+
+class _Lab:
+    """Rows of a wanted length, and steps on them."""
+
+    def __init__(self, options: Options, sizes: _Sizes) -> None:
+        self.options = options
+        self.sizes = sizes
+        self.splits: Splits = tofu_splits(options.data)
+        self.tokenizer: PreTrainedTokenizerFast = make_tokenizer(self.splits, sizes.middle)
+        answers = [record.answer for record in self.splits.retain if isinstance(record, QARecord)]
+        self.stream: list[int] = self.tokenizer(" ".join(answers), verbose=False)["input_ids"]
+
+    def examples(self, count: int, prompt: int) -> list[Example]:
+        """TOFU's text in rows of one length: `prompt` tokens and an answer of 32."""
+        length = prompt + _ANSWER
+        return [
+            Example(f"{place:064x}", tuple(self.stream[place * length : (place + 1) * length]), prompt) for place in range(count)
+        ]
+
+    def steps(self, geometry: Geometry, prompt: int, title: str) -> Mapping[str, list[Seconds]]:
+        """What a step takes, full and cached."""
+        lm = new_lm(geometry, self.tokenizer)
+        recipe = make_recipe(self.options.data, OBJECTIVES["gd"], batch_size=_BATCH)
+        rows = self.examples(2 * _BATCH, prompt)
+        sampler = PairedSampler(rows[:_BATCH], rows[_BATCH:], batch_size=_BATCH, seed=0, pairing="fixed")
+        task = replace(new_task(recipe, self.splits, lm), sampler=sampler)
+        with tempfile.TemporaryDirectory(dir=self.options.work) as folder:
+            cache = build_cache(lm, task, step_examples(task, 1), Path(folder))
+            passes = {"full": FullPass(lm), "cached": CachedPass(lm.above(task.adapter.layers[0]), cache)}
+            ways = {name: timed(Trainer(task, recipe, base, num_batches=1).step) for name, base in passes.items()}
+            return interleave(ways, self.options.repeats, title=title)
+
+    def builds(self) -> Mapping[str, list[Seconds]]:
+        """What building a cache takes, by number of rows."""
+        lm = new_lm(self.sizes.middle, self.tokenizer)
+        task = new_task(make_recipe(self.options.data, OBJECTIVES["gd"]), self.splits, lm)
+
+        def build(count: int) -> None:
+            with tempfile.TemporaryDirectory(dir=self.options.work) as folder:
+                build_cache(lm, task, self.examples(count, self.sizes.prompt), Path(folder))
+
+        ways = {str(count): timed(lambda _index, count=count: build(count)) for count in self.sizes.cached_rows}
+        return interleave(ways, self.options.repeats, title="building caches")
+
+
+def run(options: Options) -> Report:
+    """Measure all curves.
+
+    Raises:
+        DataError: TOFU is not where it should be.
+    """
+    sizes = _Sizes.toy() if options.tiny else _Sizes()
+    lab = _Lab(options, sizes)
+    middle = sizes.middle
+    varied = {
+        "prompt_tokens": {n: (middle, n) for n in sizes.prompts},
+        "blocks": {n: (replace(middle, num_layers=n), sizes.prompt) for n in sizes.layers},
+        "width": {n: (replace(middle, hidden_size=n), sizes.prompt) for n in sizes.widths},
+    }
+    rows: list[Row] = []
+    panels: dict[str, list[Curve]] = {}
+    for kind, cases in varied.items():
+        samples = {n: lab.steps(geometry, prompt, f"{kind} {n}") for n, (geometry, prompt) in cases.items()}
+        costs = {way: {n: cost(f"scale.{kind}.{n}.{way}", samples[n][way]) for n in cases} for way in ("full", "cached")}
+        rows += [compare(f"scale.{kind}.{n}.full_over_cached", samples[n]["full"], samples[n]["cached"]) for n in cases]
+        rows += [row for by_size in costs.values() for pair in by_size.values() for row in pair]
+        panels[kind] = [_curve({n: pair[0].value for n, pair in by_size.items()}, way) for way, by_size in costs.items()]
+    built = {int(count): cost(f"scale.cached_rows.{count}.build", taken) for count, taken in lab.builds().items()}
+    rows += [row for pair in built.values() for row in pair]
+    panels["cached_rows"] = [_curve({count: pair[0].value for count, pair in built.items()}, "build")]
+    rows += [
+        plain(f"scale.{kind}.{label.split()[0]}_exponent", exponent(xs, ys), "")
+        for kind, curves in panels.items()
+        for xs, ys, label in curves
+    ]
+    workload = {"middle": vars(middle), "prompt": sizes.prompt, "answer": _ANSWER, "batch": f"{_BATCH}+{_BATCH}"}
+    return Report(rows, cost_figure("How costs grow", panels, ylabel="CPU seconds"), workload)
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """Slope of the line of least squares through the logarithms: 1 where cost is proportional to size, 2 where to its square."""
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
+
+
+def _curve(costs: Mapping[int, float], way: str) -> Curve:
+    sizes, values = list(costs), list(costs.values())
+    return sizes, values, f"{way} (exponent {exponent(sizes, values):.2f})"

@@ -1,0 +1,26 @@
+"""The benchmarks by name: what `python pipelines/benchmark.py <name>` knows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipelines.benchmarks import inference, scale, step
+from pipelines.benchmarks.harness import Options, Report
+
+__all__ = ["BENCHMARKS", "Benchmark"]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One entry."""
+
+    summary: str
+    """What it measures, in a line."""
+    run: Callable[[Options], Report]
+    """Measures it."""
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "step": Benchmark("a training step: pyreft, full pass, prefix cache; GD, NPO, IDK, RMU and long prompts", step.run),
+    "inference": Benchmark("prefill and decoding with an adapter against the base alone", inference.run),
+    "scale": Benchmark("how costs grow with prompt length, depth, width and number of examples", scale.run),
+}
