@@ -101,10 +101,10 @@ def write_report(name: str, report: Report, options: Options, command: Sequence[
 
 
 def _table(rows: Sequence[Row]) -> str:
-    lines = [("row", "value", "unit", "baseline", "ratio", "least", "most", "wall ratio")]
+    lines = [["row", "value", "unit", "baseline", "ratio", "least", "most", "wall ratio"]]
     for row in rows:
         numbers = (row.baseline, row.ratio, row.low, row.high, row.wall_ratio)
-        lines.append((row.name, f"{row.value:.4g}", row.unit, *("" if n is None else f"{n:.4g}" for n in numbers)))
+        lines.append([row.name, f"{row.value:.4g}", row.unit, *("" if n is None else f"{n:.4g}" for n in numbers)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     aligned = (
         "  ".join(f"{cell:<{w}}" if n in (0, 2) else f"{cell:>{w}}" for n, (cell, w) in enumerate(zip(line, widths, strict=True)))

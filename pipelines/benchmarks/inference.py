@@ -16,10 +16,11 @@ from torch import nn
 from grun.config import PromptConfig
 from grun.data.prompts import PromptEncoder
 from grun.data.records import QARecord
+from grun.data.splits import read_splits
 from grun.lm import FrozenLM, IntervenedLM
 from pipelines.benchmarks.figures import ratio_figure
 from pipelines.benchmarks.harness import Options, Report, Row, Seconds, compare, cost, interleave
-from pipelines.benchmarks.workload import OBJECTIVES, Geometry, make_recipe, make_tokenizer, new_lm, new_task, tofu_splits
+from pipelines.benchmarks.workload import Geometry, make_recipe, make_tokenizer, new_lm, new_training
 
 __all__ = ["run"]
 
@@ -43,11 +44,11 @@ def run(options: Options) -> Report:
         DataError: TOFU is not where it should be.
     """
     geometry = Geometry.toy() if options.tiny else Geometry()
-    splits = tofu_splits(options.data)
+    recipe = make_recipe(options, "gd")
+    splits = read_splits(recipe.data)
     lm = new_lm(geometry, make_tokenizer(splits, geometry))
     _never_end(lm)
-    recipe = make_recipe(options.data, OBJECTIVES["gd"])
-    adapter = new_task(recipe, splits, lm).adapter
+    adapter = new_training(lm, recipe, splits).task.adapter
     models = {"base": IntervenedLM(lm), "adapter": IntervenedLM(lm, adapter, threshold=recipe.adapter.gate_threshold)}
     encoder = PromptEncoder(lm.tokenizer, PromptConfig(), context=lm.context)
     questions = [record.question for record in splits.forget if isinstance(record, QARecord)]
@@ -68,7 +69,11 @@ def _rows(size: int, samples: dict[str, list[_Generation]]) -> list[Row]:
         rows.append(compare(f"inference.{phase}_over_base.batch_{size}", adapter, base))
         if size == max(_BATCHES):
             rows.append(compare(f"inference.{phase}_over_base", adapter, base))
-        rows += [row for name, taken in (("base", base), ("adapter", adapter)) for row in cost(f"inference.{phase}.batch_{size}.{name}", taken)]
+        rows += [
+            row
+            for name, taken in (("base", base), ("adapter", adapter))
+            for row in cost(f"inference.{phase}.batch_{size}.{name}", taken)
+        ]
     return rows
 
 

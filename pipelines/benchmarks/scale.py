@@ -4,32 +4,19 @@ One size is varied at a time. Each curve is given its exponent: the slope of a s
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from grun.data.batches import PairedSampler
 from grun.data.prompts import Example
 from grun.data.records import QARecord
-from grun.data.splits import Splits
-from grun.lm import CachedPass, FullPass
+from grun.data.splits import read_splits
 from pipelines.benchmarks.figures import Curve, cost_figure
 from pipelines.benchmarks.harness import Options, Report, Row, Seconds, compare, cost, interleave, plain, timed
-from pipelines.benchmarks.workload import (
-    OBJECTIVES,
-    Geometry,
-    Trainer,
-    build_cache,
-    make_recipe,
-    make_tokenizer,
-    new_lm,
-    new_task,
-    step_examples,
-    tofu_splits,
-)
+from pipelines.benchmarks.workload import Geometry, make_recipe, make_tokenizer, new_lm, new_training
 
 __all__ = ["exponent", "run"]
 
@@ -54,46 +41,46 @@ class _Sizes:
 
 
 class _Lab:
-    """Rows of a wanted length, and steps on them."""
+    """Rows of a wanted length, and what is done with them."""
 
     def __init__(self, options: Options, sizes: _Sizes) -> None:
         self.options = options
         self.sizes = sizes
-        self.splits: Splits = tofu_splits(options.data)
-        self.tokenizer: PreTrainedTokenizerFast = make_tokenizer(self.splits, sizes.middle)
+        self.recipe = make_recipe(options, "gd", batch_size=_BATCH)
+        self.splits = read_splits(self.recipe.data)
+        self.tokenizer = make_tokenizer(self.splits, sizes.middle)
         answers = [record.answer for record in self.splits.retain if isinstance(record, QARecord)]
         self.stream: list[int] = self.tokenizer(" ".join(answers), verbose=False)["input_ids"]
 
     def examples(self, count: int, prompt: int) -> list[Example]:
         """TOFU's text in rows of one length: `prompt` tokens and an answer of 32."""
         length = prompt + _ANSWER
-        return [
-            Example(f"{place:064x}", tuple(self.stream[place * length : (place + 1) * length]), prompt) for place in range(count)
-        ]
+        starts = range(0, count * length, length)
+        return [Example(f"{start:064x}", tuple(self.stream[start : start + length]), prompt) for start in starts]
 
     def steps(self, geometry: Geometry, prompt: int, title: str) -> Mapping[str, list[Seconds]]:
         """What a step takes, full and cached."""
-        lm = new_lm(geometry, self.tokenizer)
-        recipe = make_recipe(self.options.data, OBJECTIVES["gd"], batch_size=_BATCH)
-        rows = self.examples(2 * _BATCH, prompt)
-        sampler = PairedSampler(rows[:_BATCH], rows[_BATCH:], batch_size=_BATCH, seed=0, pairing="fixed")
-        task = replace(new_task(recipe, self.splits, lm), sampler=sampler)
+        size, rows = self.recipe.train.batch_size, self.examples(2 * _BATCH, prompt)
+        sampler = PairedSampler(rows[:size], rows[size : 2 * size], batch_size=size, seed=0, pairing="fixed")
+        training = new_training(new_lm(geometry, self.tokenizer), self.recipe, self.splits)
+        training = replace(training, task=replace(training.task, sampler=sampler))
         with tempfile.TemporaryDirectory(dir=self.options.work) as folder:
-            cache = build_cache(lm, task, step_examples(task, 1), Path(folder))
-            passes = {"full": FullPass(lm), "cached": CachedPass(lm.above(task.adapter.layers[0]), cache)}
-            ways = {name: timed(Trainer(task, recipe, base, num_batches=1).step) for name, base in passes.items()}
+            cache = training.build_cache(training.examples(1), Path(folder))
+            ways = {"full": timed(training.full(1).step), "cached": timed(training.cached(cache, 1).step)}
             return interleave(ways, self.options.repeats, title=title)
 
     def builds(self) -> Mapping[str, list[Seconds]]:
         """What building a cache takes, by number of rows."""
-        lm = new_lm(self.sizes.middle, self.tokenizer)
-        task = new_task(make_recipe(self.options.data, OBJECTIVES["gd"]), self.splits, lm)
+        training = new_training(new_lm(self.sizes.middle, self.tokenizer), self.recipe, self.splits)
 
         def build(count: int) -> None:
             with tempfile.TemporaryDirectory(dir=self.options.work) as folder:
-                build_cache(lm, task, self.examples(count, self.sizes.prompt), Path(folder))
+                training.build_cache(self.examples(count, self.sizes.prompt), Path(folder))
 
-        ways = {str(count): timed(lambda _index, count=count: build(count)) for count in self.sizes.cached_rows}
+        def way(count: int) -> Callable[[int], Seconds]:
+            return timed(lambda _index: build(count))
+
+        ways = {str(count): way(count) for count in self.sizes.cached_rows}
         return interleave(ways, self.options.repeats, title="building caches")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipelines.benchmarks import inference, scale, step
+from pipelines.benchmarks import gpu, inference, memory, scale, step
 from pipelines.benchmarks.harness import Options, Report
 
 __all__ = ["BENCHMARKS", "Benchmark"]
@@ -21,6 +21,8 @@ class Benchmark:
 
 BENCHMARKS: dict[str, Benchmark] = {
     "step": Benchmark("a training step: pyreft, full pass, prefix cache; GD, NPO, IDK, RMU and long prompts", step.run),
+    "memory": Benchmark("peak memory of a training worker: full, cached, cached and sharded by ZeRO-3", memory.run),
     "inference": Benchmark("prefill and decoding with an adapter against the base alone", inference.run),
     "scale": Benchmark("how costs grow with prompt length, depth, width and number of examples", scale.run),
+    "gpu": Benchmark("a training step of Llama-3.1-8B's shape on a CUDA device", gpu.run),
 }

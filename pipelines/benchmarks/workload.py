@@ -4,9 +4,8 @@ Weights are random, as no cost depends on them. The vocabulary is that of a toke
 the blocks (a twelfth) what that of Llama-3.1-8B is to its own.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,27 @@ from grun.config import Recipe, TaughtModelConfig
 from grun.data.batches import ForgetRetainBatch
 from grun.data.prompts import Example
 from grun.data.records import QARecord, Record
-from grun.data.splits import Splits, make_request, read_splits
+from grun.data.splits import Splits, make_request
 from grun.interventions import build_adapter
-from grun.lm import BaseInfo, FrozenLM, Pass, PrefixCache, freeze
-from grun.lm.cache_build import cut_into_shards, finish, probe_cache, write_shard
+from grun.lm import BaseInfo, CachedPass, FrozenLM, FullPass, Pass, PrefixCache, freeze
+from grun.lm.cache_build import cut_into_shards, write_shard
 from grun.lm.prefix_cache import make_spec
 from grun.lm.teach import train_tokenizer
 from grun.objectives import ObjectiveInputs
 from grun.training import AdapterOptimizer, Task, TorchEngine, build_task
 from grun.training.step import forward
+from pipelines.benchmarks.harness import Options
 
 __all__ = [
-    "Geometry",
     "OBJECTIVES",
+    "Geometry",
     "Trainer",
-    "build_cache",
+    "Training",
     "lengthened",
     "make_recipe",
     "make_tokenizer",
     "new_lm",
-    "new_task",
-    "step_examples",
-    "tofu_splits",
+    "new_training",
 ]
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -67,13 +65,15 @@ class Geometry:
         return cls(num_layers=4, hidden_size=64, num_heads=4, vocab_size=1024)
 
 
-def tofu_splits(folder: Path) -> Splits:
-    """Read forget05 and retain95.
-
-    Raises:
-        DataError: the folder does not hold TOFU's files.
-    """
-    return read_splits(Recipe.parse({"data": {"kind": "tofu", "path": str(folder)}}).data)
+def make_recipe(options: Options, objective: str, *, batch_size: int = 16, **train: Any) -> Recipe:
+    """The recipe of a workload: forget05 and retain95, the default adapter (depths 20, 25, 31 of 32, rank 4, linear gate)."""
+    return Recipe.parse(
+        {
+            "data": {"kind": "tofu", "path": str(options.data.absolute())},
+            "objective": OBJECTIVES[objective],
+            "train": {"batch_size": 4 if options.tiny else batch_size, "learning_rate": 4e-3, "epochs": 40, **train},
+        }
+    )
 
 
 def make_tokenizer(splits: Splits, geometry: Geometry) -> PreTrainedTokenizerFast:
@@ -121,64 +121,67 @@ def lengthened(splits: Splits, tokenizer: PreTrainedTokenizerFast, num_tokens: i
     return replace(splits, forget=longer(splits.forget, 0), retain=longer(splits.retain, len(splits.forget)))
 
 
-def make_recipe(data: Path, objective: Mapping[str, Any], *, batch_size: int = 16, **sections: Any) -> Recipe:
-    """The recipe of a workload: the default adapter (relative depths 20, 25, 31 of 32, rank 4, linear gate)."""
-    return Recipe.parse(
-        {
-            "name": "benchmark",
-            "data": {"kind": "tofu", "path": str(data)},
-            "objective": objective,
-            "train": {"batch_size": batch_size, "learning_rate": 4e-3, "epochs": 40, **sections.pop("train", {})},
-            **sections,
-        }
-    )
+@dataclass(frozen=True)
+class Training:
+    """A task on a base."""
+
+    lm: FrozenLM
+    recipe: Recipe
+    task: Task
+
+    @property
+    def cut(self) -> int:
+        """The shallowest edited block."""
+        return self.task.adapter.layers[0]
+
+    def examples(self, steps: int) -> list[Example]:
+        """Every row of the first batches, once."""
+        batches = [self.task.sampler.batch(step) for step in range(steps)]
+        return list(dict.fromkeys(example for batch in batches for example in (*batch.forget, *batch.retain)))
+
+    def build_cache(self, examples: Sequence[Example], folder: Path) -> PrefixCache:
+        """Build and open the prefix cache of some rows, for this adapter and objective."""
+        spec = make_spec(
+            examples,
+            base_digest=self.lm.info.digest,
+            dtype=str(self.lm.model.dtype).removeprefix("torch."),
+            template={},
+            cuts=[self.cut],
+            reference_layers=[] if self.task.read_layer is None else [self.task.read_layer],
+            num_layers=self.lm.num_layers,
+        )
+        for number, rows in enumerate(cut_into_shards(examples, 256)):
+            write_shard(self.lm, spec, rows, folder, number, batch_size=16)
+        return PrefixCache.open_shards(folder, spec)
+
+    def full(self, num_batches: int) -> "Trainer":
+        """Train by full passes, on the first batches in turn."""
+        return Trainer(self, FullPass(self.lm), num_batches)
+
+    def cached(self, cache: PrefixCache, num_batches: int, num_buckets: int = 4) -> "Trainer":
+        """Train from a cache that holds the first batches, on these in turn."""
+        return Trainer(self, CachedPass(self.lm.above(self.cut), cache, num_buckets), num_batches)
 
 
-def new_task(recipe: Recipe, splits: Splits, lm: FrozenLM) -> Task:
-    """The task of a recipe on a base."""
-    return build_task(recipe, splits, make_request(recipe.request, recipe.data, splits), lm)
-
-
-def step_examples(task: Task, steps: int) -> list[Example]:
-    """Every row of the first batches, once."""
-    batches = [task.sampler.batch(step) for step in range(steps)]
-    return list(dict.fromkeys(example for batch in batches for example in (*batch.forget, *batch.retain)))
-
-
-def build_cache(lm: FrozenLM, task: Task, examples: Sequence[Example], folder: Path) -> PrefixCache:
-    """Build and open the prefix cache of some rows, for a task's adapter and objective."""
-    spec = make_spec(
-        examples,
-        base_digest=lm.info.digest,
-        dtype=str(lm.model.dtype).removeprefix("torch."),
-        template={},
-        cuts=task.adapter.layers[:1],
-        reference_layers=[] if task.read_layer is None else [task.read_layer],
-        num_layers=lm.num_layers,
-    )
-    for number, rows in enumerate(cut_into_shards(examples, 256)):
-        write_shard(lm, spec, rows, folder, number, batch_size=16)
-    cache = PrefixCache.open_shards(folder, spec)
-    finish(folder, spec, probe_cache(lm, cache, list(islice(examples, 4))))
-    return cache
+def new_training(lm: FrozenLM, recipe: Recipe, splits: Splits) -> Training:
+    """Build the task of a recipe on a base."""
+    return Training(lm, recipe, build_task(recipe, splits, make_request(recipe.request, recipe.data, splits), lm))
 
 
 class Trainer:
     """One way to train: how a batch becomes what the objective sees. Has an adapter and an optimizer of its own."""
 
-    def __init__(self, task: Task, recipe: Recipe, base: Pass, *, num_batches: int) -> None:
-        """Build the same untrained adapter whatever the way.
-
-        Args:
-            num_batches: the batches that steps take in turn; a cache holds no others.
-        """
-        adapter = build_adapter(recipe.adapter, hidden_size=base.lm.hidden_size, num_layers=base.lm.num_layers, seed=recipe.seed)
-        self.adapter = adapter.to(base.lm.device)
-        self.optimizer = AdapterOptimizer(self.adapter, recipe.train, total_steps=task.optimizer.total_steps)
-        self.task = task
+    def __init__(self, training: Training, base: Pass, num_batches: int) -> None:
+        """Build the same untrained adapter whatever the way."""
+        lm, recipe = training.lm, training.recipe
+        adapter = build_adapter(recipe.adapter, hidden_size=lm.hidden_size, num_layers=lm.num_layers, seed=recipe.seed)
+        self.adapter = adapter.to(lm.device)
+        self.task = training.task
+        self.optimizer = AdapterOptimizer(self.adapter, recipe.train, total_steps=self.task.optimizer.total_steps)
         self.engine = TorchEngine(base)
         self.num_batches = num_batches
-        self.inputs: Callable[[ForgetRetainBatch], ObjectiveInputs] = self._ours
+        self.inputs: Callable[[ForgetRetainBatch], ObjectiveInputs] = self._forward
+        """From a batch to what the objective sees."""
 
     def step(self, index: int) -> None:
         """One training step, optimizer included."""
@@ -194,5 +197,5 @@ class Trainer:
         self.adapter.zero_grad(set_to_none=True)
         return flat
 
-    def _ours(self, batch: ForgetRetainBatch) -> ObjectiveInputs:
+    def _forward(self, batch: ForgetRetainBatch) -> ObjectiveInputs:
         return forward(self.engine.base, self.adapter, batch, self.task.objective, read_layer=self.task.read_layer)
