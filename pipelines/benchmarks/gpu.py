@@ -13,13 +13,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from grun.data.batches import ForgetRetainBatch
-from grun.data.splits import read_splits
 from grun.errors import ClusterError
 from grun.lm import BaseInfo, FrozenLM, freeze
 from grun.objectives import Needs
 from pipelines.benchmarks.figures import ratio_figure
 from pipelines.benchmarks.harness import Options, Report, Row, compare, cost, interleave, plain, timed
-from pipelines.benchmarks.workload import Geometry, Trainer, Training, make_recipe, make_tokenizer, new_training
+from pipelines.benchmarks.workload import Geometry, Trainer, Training, make_recipe, make_tokenizer, new_training, read_rows
 from pipelines.console import note
 
 __all__ = ["run"]
@@ -50,7 +49,7 @@ def run(options: Options) -> Report:
             "benchmark `gpu` needs a CUDA device, got a machine or a torch without one; run it on a GPU with a CUDA build of torch"
         )
     recipes = {name: make_recipe(options, name).replace({"model": {"dtype": "bfloat16"}}) for name in ("gd", "npo")}
-    splits = read_splits(recipes["gd"].data)
+    splits = read_rows(options)
     shape = _TOY if options.tiny else _SHAPE
     lm = _random_lm(shape, make_tokenizer(splits, Geometry(vocab_size=2048 if options.tiny else 8192)))
     ceiling = _matmul_flops(options.repeats)

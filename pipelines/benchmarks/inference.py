@@ -16,11 +16,10 @@ from torch import nn
 from grun.config import PromptConfig
 from grun.data.prompts import PromptEncoder
 from grun.data.records import QARecord
-from grun.data.splits import read_splits
 from grun.lm import FrozenLM, IntervenedLM
 from pipelines.benchmarks.figures import ratio_figure
 from pipelines.benchmarks.harness import Options, Report, Row, Seconds, compare, cost, interleave
-from pipelines.benchmarks.workload import Geometry, make_recipe, make_tokenizer, new_lm, new_training
+from pipelines.benchmarks.workload import Geometry, make_recipe, make_tokenizer, new_lm, new_training, read_rows
 
 __all__ = ["run"]
 
@@ -45,7 +44,7 @@ def run(options: Options) -> Report:
     """
     geometry = Geometry.toy() if options.tiny else Geometry()
     recipe = make_recipe(options, "gd")
-    splits = read_splits(recipe.data)
+    splits = read_rows(options)
     lm = new_lm(geometry, make_tokenizer(splits, geometry))
     _never_end(lm)
     adapter = new_training(lm, recipe, splits).task.adapter

@@ -10,16 +10,14 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from grun.data.splits import read_splits
 from grun.errors import ConfigError
 from grun.lm import load_frozen_lm
 from grun.lm.cache_build import finish, probe_cache
 from grun.lm.frozen import count_parameters
 from pipelines.benchmarks.figures import ratio_figure
 from pipelines.benchmarks.harness import Options, Report, Row, plain
-from pipelines.benchmarks.workload import Geometry, make_recipe, make_tokenizer, new_lm, new_training
+from pipelines.benchmarks.workload import Geometry, make_recipe, make_tokenizer, new_lm, new_training, read_rows
 from pipelines.console import note
 
 __all__ = ["run"]
@@ -81,7 +79,7 @@ def _saved_base(geometry: Geometry, options: Options) -> Path:
     folder = options.work / f"base-{geometry.num_layers}x{geometry.hidden_size}"
     if not (folder / "config.json").is_file():
         note(f"memory: writing a base to {folder}")
-        lm = new_lm(geometry, make_tokenizer(read_splits(make_recipe(options, "gd").data), geometry))
+        lm = new_lm(geometry, make_tokenizer(read_rows(options), geometry))
         lm.tokenizer.save_pretrained(folder)
         lm.model.save_pretrained(folder)
     return folder
@@ -92,7 +90,7 @@ def _cache(base: Path, options: Options, folder: Path) -> tuple[Path, float]:
     note("memory: building the cache")
     recipe = make_recipe(options, "gd")
     lm = load_frozen_lm(str(base))
-    training = new_training(lm, recipe, read_splits(recipe.data))
+    training = new_training(lm, recipe, read_rows(options))
     examples = training.examples(_STEPS)
     cache = training.build_cache(examples, folder / "cache")
     finish(cache.folder, cache.spec, probe_cache(lm, cache, examples[:4]))
@@ -101,13 +99,13 @@ def _cache(base: Path, options: Options, folder: Path) -> tuple[Path, float]:
 
 def _train(case: _Case, base: Path, cache: Path, options: Options, folder: Path) -> list[dict[str, float]]:
     """Run the processes of a case; what each of them held."""
-    values: dict[str, Any] = {
-        "recipe": make_recipe(options, "gd", zero_stage=case.zero_stage).model_dump(mode="json"),
+    values = {
+        "data": str(options.data.absolute()),
+        "tiny": options.tiny,
+        "zero_stage": case.zero_stage,
         "base": str(base),
         "cache": str(cache) if case.cached else None,
         "steps": _STEPS,
-        "folder": str(folder),
-        "name": case.name,
     }
     file = folder / f"{case.name}.json"
     file.write_text(json.dumps(values), encoding="utf-8")

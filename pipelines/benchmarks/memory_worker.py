@@ -20,11 +20,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from grun.config import Recipe
-from grun.data.splits import read_splits
 from grun.training import Engine, Task
 from grun.training.step import forward
-from pipelines.benchmarks.workload import new_training
+from pipelines.benchmarks.harness import Options
+from pipelines.benchmarks.workload import make_recipe, new_training, read_rows
 from pipelines.deepspeed_engine import DeepSpeedEngine, resident_share
 from pipelines.worker import build_engine
 
@@ -84,10 +83,10 @@ def main(file: Path) -> None:
     case = json.loads(file.read_text(encoding="utf-8"))
     torch.set_num_threads(1)
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    rendezvous = f"file://{case['folder']}/{case['name']}.rendezvous"
+    rendezvous = file.with_suffix(".rendezvous").as_uri()
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world_size)
-    recipe = Recipe.parse(case["recipe"])
-    splits = read_splits(recipe.data)
+    options = Options(data=Path(case["data"]), output=file.parent, repeats=1, tiny=case["tiny"])
+    recipe, splits = make_recipe(options, "gd", zero_stage=case["zero_stage"]), read_rows(options)
     gc.collect()
     imports, resident_imports = held(), held("VmRSS")
     loading, training = Watch(), Watch()
@@ -109,7 +108,7 @@ def main(file: Path) -> None:
         "activations": max(0, training.peak - before),
         "cache_pages": 0 if case["cache"] is None else mapped(Path(case["cache"]).resolve()),
     }
-    Path(case["folder"], f"{case['name']}-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+    file.with_name(f"{file.stem}-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     dist.barrier()
     if isinstance(engine, DeepSpeedEngine):
         engine.close()

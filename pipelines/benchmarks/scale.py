@@ -13,10 +13,9 @@ import numpy as np
 from grun.data.batches import PairedSampler
 from grun.data.prompts import Example
 from grun.data.records import QARecord
-from grun.data.splits import read_splits
 from pipelines.benchmarks.figures import Curve, cost_figure
 from pipelines.benchmarks.harness import Options, Report, Row, Seconds, compare, cost, interleave, plain, timed
-from pipelines.benchmarks.workload import Geometry, make_recipe, make_tokenizer, new_lm, new_training
+from pipelines.benchmarks.workload import Geometry, Training, make_recipe, make_tokenizer, new_lm, new_training, read_rows
 
 __all__ = ["exponent", "run"]
 
@@ -47,7 +46,7 @@ class _Lab:
         self.options = options
         self.sizes = sizes
         self.recipe = make_recipe(options, "gd", batch_size=_BATCH)
-        self.splits = read_splits(self.recipe.data)
+        self.splits = read_rows(self.options)
         self.tokenizer = make_tokenizer(self.splits, sizes.middle)
         answers = [record.answer for record in self.splits.retain if isinstance(record, QARecord)]
         self.stream: list[int] = self.tokenizer(" ".join(answers), verbose=False)["input_ids"]
@@ -62,16 +61,20 @@ class _Lab:
         """What a step takes, full and cached."""
         size, rows = self.recipe.train.batch_size, self.examples(2 * _BATCH, prompt)
         sampler = PairedSampler(rows[:size], rows[size : 2 * size], batch_size=size, seed=0, pairing="fixed")
-        training = new_training(new_lm(geometry, self.tokenizer), self.recipe, self.splits)
+        training = self._training(geometry)
         training = replace(training, task=replace(training.task, sampler=sampler))
         with tempfile.TemporaryDirectory(dir=self.options.work) as folder:
             cache = training.build_cache(training.examples(1), Path(folder))
             ways = {"full": timed(training.full(1).step), "cached": timed(training.cached(cache, 1).step)}
             return interleave(ways, self.options.repeats, title=title)
 
+    def _training(self, geometry: Geometry) -> Training:
+        few = replace(self.splits, retain=self.splits.retain[:1])  # the task's own rows are not used
+        return new_training(new_lm(geometry, self.tokenizer), self.recipe, few)
+
     def builds(self) -> Mapping[str, list[Seconds]]:
         """What building a cache takes, by number of rows."""
-        training = new_training(new_lm(self.sizes.middle, self.tokenizer), self.recipe, self.splits)
+        training = self._training(self.sizes.middle)
 
         def build(count: int) -> None:
             with tempfile.TemporaryDirectory(dir=self.options.work) as folder:

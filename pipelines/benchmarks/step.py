@@ -5,7 +5,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from grun.data.splits import read_splits
 from grun.lm import PrefixCache
 from pipelines.benchmarks.figures import ratio_figure
 from pipelines.benchmarks.harness import Options, Report, Row, compare, cost, interleave, plain, timed
@@ -20,6 +19,7 @@ from pipelines.benchmarks.workload import (
     make_tokenizer,
     new_lm,
     new_training,
+    read_rows,
 )
 from pipelines.console import note
 
@@ -38,7 +38,7 @@ def run(options: Options) -> Report:
         DataError: TOFU is not where it should be.
     """
     geometry = Geometry.toy() if options.tiny else Geometry()
-    splits = read_splits(make_recipe(options, "gd").data)
+    splits = read_rows(options)
     tokenizer = make_tokenizer(splits, geometry)
     lm = new_lm(geometry, tokenizer)
     cases = {name: (name, splits) for name in OBJECTIVES}

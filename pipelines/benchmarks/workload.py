@@ -17,7 +17,7 @@ from grun.config import Recipe, TaughtModelConfig
 from grun.data.batches import ForgetRetainBatch
 from grun.data.prompts import Example
 from grun.data.records import QARecord, Record
-from grun.data.splits import Splits, make_request
+from grun.data.splits import Splits, make_request, read_splits
 from grun.interventions import build_adapter
 from grun.lm import BaseInfo, CachedPass, FrozenLM, FullPass, Pass, PrefixCache, freeze
 from grun.lm.cache_build import cut_into_shards, write_shard
@@ -38,6 +38,7 @@ __all__ = [
     "make_tokenizer",
     "new_lm",
     "new_training",
+    "read_rows",
 ]
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -74,6 +75,16 @@ def make_recipe(options: Options, objective: str, *, batch_size: int = 16, **tra
             "train": {"batch_size": 4 if options.tiny else batch_size, "learning_rate": 4e-3, "epochs": 40, **train},
         }
     )
+
+
+def read_rows(options: Options) -> Splits:
+    """Read forget05 and retain95; at toy size, a few of their rows.
+
+    Raises:
+        DataError: TOFU is not where it should be.
+    """
+    splits = read_splits(make_recipe(options, "gd").data)
+    return replace(splits, forget=splits.forget[:40], retain=splits.retain[:200]) if options.tiny else splits
 
 
 def make_tokenizer(splits: Splits, geometry: Geometry) -> PreTrainedTokenizerFast:

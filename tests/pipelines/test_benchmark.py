@@ -1,0 +1,203 @@
+"""The benchmark command: its arithmetic by hand, its messages, and every benchmark once at toy size."""
+
+import json
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from grun.data.records import QARecord
+from grun.data.splits import Splits
+from grun.errors import ClusterError, ConfigError
+from pipelines.benchmark import main, parse_options
+from pipelines.benchmarks.harness import Seconds, compare, cost, interleave, plain, timed
+from pipelines.benchmarks.memory_worker import Watch, held, mapped
+from pipelines.benchmarks.scale import exponent
+from pipelines.benchmarks.table import BENCHMARKS
+from pipelines.benchmarks.workload import Geometry, lengthened, make_tokenizer
+from pipelines.cli import run_command
+
+RunBenchmark = Callable[[str], dict[str, Any]]
+
+
+class TestHarness:
+    def test_a_ratio_is_the_median_over_the_repeats(self) -> None:
+        ours = [Seconds(cpu=2.0, wall=3.0), Seconds(cpu=9.0, wall=9.0), Seconds(cpu=3.0, wall=6.0)]
+        theirs = [Seconds(cpu=1.0, wall=1.0), Seconds(cpu=3.0, wall=2.0), Seconds(cpu=2.0, wall=1.0)]
+        row = compare("a_over_b", ours, theirs)
+        # by repeat 2, 3 and 1.5: not the ratio of the medians, 3 over 2, nor the other way round
+        assert (row.ratio, row.low, row.high) == (2.0, 1.5, 3.0)
+        assert (row.value, row.baseline, row.unit) == (3.0, 2.0, "s CPU")
+        assert row.wall_ratio == 4.5
+
+    def test_where_a_device_works_wall_time_is_compared(self) -> None:
+        row = compare("a_over_b", [Seconds(cpu=1.0, wall=6.0)], [Seconds(cpu=1.0, wall=2.0)], wall_only=True)
+        assert (row.value, row.baseline, row.ratio, row.unit) == (6.0, 2.0, 3.0, "s")
+
+    def test_a_cost_has_its_median_and_range(self) -> None:
+        cpu, wall = cost("a", [Seconds(4.0, 5.0), Seconds(1.0, 7.0), Seconds(2.0, 6.0)])
+        assert (cpu.name, cpu.value, cpu.low, cpu.high) == ("a.cpu", 2.0, 1.0, 4.0)
+        assert (wall.name, wall.value, wall.low, wall.high) == ("a.wall", 6.0, 5.0, 7.0)
+
+    def test_a_single_number_may_have_a_baseline(self) -> None:
+        assert plain("a", 3.0, "MB", 4.0).ratio == 0.75
+        assert plain("a", 3.0, "MB").ratio is None
+
+    def test_ways_take_turns_and_each_repeat_starts_with_another(self) -> None:
+        ran: list[tuple[str, int]] = []
+
+        def way(name: str) -> Callable[[int], int]:
+            def run(index: int) -> int:
+                ran.append((name, index))
+                return len(ran)
+
+            return run
+
+        samples = interleave({"a": way("a"), "b": way("b")}, 2, title="turns")
+        assert ran == [("a", 0), ("b", 0), ("a", 0), ("b", 0), ("b", 1), ("a", 1)]  # the first two are warm-up
+        assert samples == {"a": [3, 6], "b": [4, 5]}
+
+    def test_a_timed_action_is_run_between_two_syncs(self) -> None:
+        ran: list[object] = []
+        taken = timed(ran.append, sync=lambda: ran.append("sync"))(7)
+        assert ran == ["sync", 7, "sync"]
+        assert taken.cpu >= 0
+
+    def test_the_exponent_of_a_power_law(self) -> None:
+        assert exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+        assert exponent([10, 100], [5, 5]) == pytest.approx(0, abs=1e-9)
+
+
+class TestMemory:
+    def test_the_watch_sees_what_was_allocated_while_it_looked(self) -> None:
+        before, watch = held(), Watch()
+        with watch.running():
+            filled = torch.ones(8_000_000)
+        assert watch.peak - before > 0.9 * 4 * len(filled)
+
+    def test_mapped_pages_count_by_their_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "weights").write_bytes(b"1" * 1_000_000)
+        with (tmp_path / "weights").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+            assert sum(pages[::4096]) > 0  # a page is resident once it was read
+            assert mapped(tmp_path) >= 1_000_000
+            assert mapped(tmp_path / "elsewhere") == 0
+        assert mapped(tmp_path) == 0
+
+
+def test_a_long_prompt_keeps_its_question_and_its_answer() -> None:
+    records = tuple(QARecord(f"Who painted number {n}?", f"Number {n} was painted by someone of that name.") for n in range(40))
+    splits = Splits(records[:4], records[4:], ())
+    tokenizer = make_tokenizer(splits, Geometry(vocab_size=300))
+    longer = lengthened(splits, tokenizer, 64)
+    for before, after in zip((*splits.forget, *splits.retain), (*longer.forget, *longer.retain), strict=True):
+        assert isinstance(before, QARecord)
+        assert isinstance(after, QARecord)
+        assert after.question.endswith(f"\n{before.question}")
+        assert after.answer == before.answer
+        assert len(tokenizer(after.question)["input_ids"]) >= 64
+    assert len({record.digest for record in longer.forget}) == 4
+
+
+class TestCommand:
+    @pytest.mark.parametrize(("argv", "got"), [([], "got none"), (["stepp"], r"got 'stepp' \(did you mean `step`\?\)")])
+    def test_without_a_known_name_it_lists_the_benchmarks(self, argv: list[str], got: str) -> None:
+        with pytest.raises(ConfigError, match=got) as caught:
+            parse_options(argv)
+        assert all(f"  {name} " in str(caught.value) and b.summary in str(caught.value) for name, b in BENCHMARKS.items())
+
+    @pytest.mark.parametrize(
+        ("argv", "message"),
+        [
+            (["step", "--repeats", "0"], "`--repeats` must be at least 1, got 0"),
+            (["step", "--repeats", "many"], "invalid int value: 'many'; `--help`"),
+            (["step", "--colour"], "unrecognized arguments: --colour; `--help`"),
+        ],
+    )
+    def test_a_wrong_option_is_refused(self, argv: list[str], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            parse_options(argv)
+
+    def test_help_lists_the_benchmarks_and_the_options(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as stop:
+            parse_options(["--help"])
+        assert stop.value.code == 0
+        said = capsys.readouterr().out
+        assert all(word in said for word in (*BENCHMARKS, "--repeats", "--data.path", "--output"))
+
+    def test_gpu_without_a_gpu_is_a_mistake_that_the_user_can_mend(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        argv = ["gpu", "--output", str(tmp_path)]
+        with pytest.raises(ClusterError, match="needs a CUDA device"):
+            main(argv)
+        with pytest.raises(SystemExit) as stop:
+            run_command(lambda: main(argv))
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.startswith("error: benchmark `gpu` needs a CUDA device")
+        assert not (tmp_path / "gpu.json").exists()
+
+
+@pytest.fixture
+def run_benchmark(tofu_folder: Path, tmp_path: Path) -> RunBenchmark:
+    """Runs a benchmark at toy size on TOFU's rows, and reads back what it wrote."""
+
+    def run(name: str) -> dict[str, Any]:
+        argv = [name, "--tiny", "--repeats", "1", "--data.path", str(tofu_folder), "--output", str(tmp_path)]
+        assert main(argv) == 0
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        values: dict[str, Any] = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+        assert values["command"].startswith(f"python pipelines/benchmark.py {name} ")
+        assert {"date", "commit", "machine", "versions", "workload"} <= values.keys()
+        assert values["repeats"] == 1
+        fields = {"name", "value", "unit", "baseline", "ratio", "low", "high", "wall_ratio"}
+        assert all(row.keys() == fields for row in values["rows"])
+        rows: dict[str, Any] = {row["name"]: row for row in values["rows"]}
+        assert len(rows) == len(values["rows"]), "a name stands for one row"
+        return rows
+
+    return run
+
+
+def test_step_trains_the_same_adapter_in_all_three_ways(run_benchmark: RunBenchmark, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = run_benchmark("step")
+    for objective in ("gd", "npo", "idk", "rmu", "gd_long"):
+        assert rows[f"step.{objective}.gradient_rel_error"]["value"] < 1e-5
+        assert rows[f"step.{objective}.pyreft_gradient_rel_error"]["value"] < 1e-5
+        for way in ("pyreft", "full"):
+            row = rows[f"step.{objective}.{way}_over_cached"]
+            assert row["value"] == rows[f"step.{objective}.{way}.cpu"]["value"]
+            assert row["ratio"] == row["value"] / row["baseline"]
+    assert rows["step.gd_long.median_row"]["value"] > rows["step.gd.median_row"]["value"] + 40
+    assert {f"step.buckets.{count}_over_4" for count in (1, 2, 4, 8)} <= rows.keys()
+    assert "step.rmu.full_over_cached" in capsys.readouterr().out
+
+
+def test_inference_compares_prefill_and_decoding(run_benchmark: RunBenchmark) -> None:
+    rows = run_benchmark("inference")
+    for phase in ("prefill", "decode"):
+        assert rows[f"inference.{phase}_over_base"] == {
+            **rows[f"inference.{phase}_over_base.batch_32"],
+            "name": f"inference.{phase}_over_base",
+        }
+        assert f"inference.{phase}_over_base.batch_1" in rows
+
+
+def test_scale_fits_an_exponent_to_every_curve(run_benchmark: RunBenchmark) -> None:
+    rows = run_benchmark("scale")
+    wanted = {f"scale.{kind}.{way}_exponent" for kind in ("prompt_tokens", "blocks", "width") for way in ("full", "cached")}
+    assert {*wanted, "scale.cached_rows.build_exponent"} <= rows.keys()
+
+
+@pytest.mark.slow  # four processes import torch, two of them set up DeepSpeed
+def test_memory_counts_what_each_worker_holds(run_benchmark: RunBenchmark) -> None:
+    rows = run_benchmark("memory")
+    base = {way: rows[f"memory.{way}.base"]["value"] for way in ("full", "cached", "cached_zero3")}
+    # one of four blocks is above the cut, and the head; ZeRO-3 halves what is large of that
+    assert base["cached"] < 0.5 * base["full"]
+    assert base["cached_zero3"] == pytest.approx(base["cached"] / 2, rel=0.05)
+    for way in ("cached", "cached_zero3"):
+        assert rows[f"memory.{way}_over_full"]["ratio"] > 0
