@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from pipelines.benchmarks.harness import Row
 
@@ -49,6 +50,9 @@ def cost_figure(title: str, panels: Mapping[str, Sequence[Curve]], *, ylabel: st
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.set_xticks(curves[0][0], [f"{size:g}" for size in curves[0][0]])
         axes.minorticks_off()
+        # plain numbers: powers would be set by a formula parser, which is slow to load and warns
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.legend(frameon=False, fontsize="small")
     return figure
 

@@ -45,6 +45,7 @@ def run(options: Options) -> Report:
     cases["gd_long"] = ("gd", lengthened(splits, tokenizer, 48 if options.tiny else _LONG_TOKENS))
     rows: list[Row] = []
     for name, (objective, records) in cases.items():
+        first = len(rows)
         training = new_training(lm, make_recipe(options, objective), records)
         examples = training.examples(_NUM_BATCHES)
         lengths = sorted(len(example.ids) for example in examples)
@@ -54,6 +55,8 @@ def run(options: Options) -> Report:
             cache = training.build_cache(examples, Path(folder))
             rows += [*_gradients(name, _trainers(training, cache)), *_costs(name, _trainers(training, cache), options)]
             rows += _buckets(training, cache, options) if name == "gd" else []
+        # the whole takes a while, and may be stopped once enough was seen
+        note("; ".join(f"{row.name} {row.ratio:.3g}" for row in rows[first:] if row.ratio is not None))
     title = f"A training step: {geometry.num_layers} blocks, {geometry.hidden_size} wide, 16+16 TOFU rows, CPU time"
     return Report(
         rows, ratio_figure(title, rows), {"geometry": vars(geometry), "batch": "16+16", "adapter": "rank 4, linear gate"}
