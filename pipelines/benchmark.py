@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from grun.errors import ConfigError, near_miss
 from pipelines.benchmarks.harness import Options, Report, Row
 from pipelines.benchmarks.machine import commit, machine, versions
@@ -117,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb."""
     name, options = parse_options(argv)
     check_writable(options.output)
+    torch.set_num_threads(1)  # CPU time of several threads counts their waiting
     options.work.mkdir(parents=True, exist_ok=True)
     report = BENCHMARKS[name].run(options)
     numbers, picture = write_report(name, report, options, sys.argv[1:] if argv is None else argv)

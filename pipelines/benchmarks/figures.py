@@ -35,7 +35,8 @@ def ratio_figure(title: str, rows: Sequence[Row]) -> Figure:
     axes.axvline(1, color="black", linestyle="--", linewidth=1.0)
     axes.set_yticks(range(len(shown)), [row.name for row in reversed(shown)], fontsize="small")
     axes.margins(x=0.12)
-    axes.set(title=title, xlabel="ratio (bar: median; line: least to greatest)")
+    figure.suptitle(title, fontsize="medium")
+    axes.set_xlabel("ratio (bar: median; line: least to greatest)")
     return figure
 
 

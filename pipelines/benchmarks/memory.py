@@ -67,10 +67,14 @@ def run(options: Options) -> Report:
     rows += [
         plain(f"memory.{name}_over_full", peaks[name] / 1e6, "MB", peaks["full"] / 1e6) for name in ("cached", "cached_zero3")
     ]
-    title = (
-        f"Peak memory of a training worker: {geometry.num_layers} blocks, {geometry.hidden_size} wide, float32, 16+16 TOFU rows"
-    )
-    workload = {"geometry": vars(geometry), "parameters": whole // 4, "blocks_above_the_cut": share, "steps": _STEPS}
+    title = f"Peak memory of a training worker: {geometry.num_layers} blocks, {geometry.hidden_size} wide, float32"
+    workload = {
+        "geometry": vars(geometry),
+        "parameters": whole // 4,
+        "blocks_above_the_cut": share,
+        "steps": _STEPS,
+        "forget_rows": make_recipe(options, "gd").train.batch_size,
+    }
     return Report(rows, ratio_figure(title, rows), workload)
 
 

@@ -117,7 +117,7 @@ def run(options: Options) -> Report:
         for kind, curves in panels.items()
         for xs, ys, label in curves
     ]
-    workload = {"middle": vars(middle), "prompt": sizes.prompt, "answer": _ANSWER, "batch": f"{_BATCH}+{_BATCH}"}
+    workload = {"middle": vars(middle), "prompt": sizes.prompt, "answer": _ANSWER, "forget_rows": lab.recipe.train.batch_size}
     return Report(rows, cost_figure("How costs grow", panels, ylabel="CPU seconds"), workload)
 
 

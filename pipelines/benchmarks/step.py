@@ -57,9 +57,9 @@ def run(options: Options) -> Report:
             rows += _buckets(training, cache, options) if name == "gd" else []
         # the whole takes a while, and may be stopped once enough was seen
         note("; ".join(f"{row.name} {row.ratio:.3g}" for row in rows[first:] if row.ratio is not None))
-    title = f"A training step: {geometry.num_layers} blocks, {geometry.hidden_size} wide, 16+16 TOFU rows, CPU time"
+    title = f"A training step: {geometry.num_layers} blocks, {geometry.hidden_size} wide, CPU time"
     return Report(
-        rows, ratio_figure(title, rows), {"geometry": vars(geometry), "batch": "16+16", "adapter": "rank 4, linear gate"}
+        rows, ratio_figure(title, rows), {"geometry": vars(geometry), "forget_rows": make_recipe(options, "gd").train.batch_size}
     )
 
 

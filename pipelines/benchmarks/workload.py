@@ -47,7 +47,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "idk": {"forget": {"kind": "idk"}, "retain": {"kind": "ce"}},
     "rmu": {"forget": {"kind": "rmu"}, "retain": {"kind": "hidden"}},
 }
-"""The paper's objectives with its weights (arXiv:2502.17823)."""
+"""The paper's objectives with its weights (arXiv:2502.17823), RMU in the recipe's defaults."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,12 @@ class Geometry:
     """Shape of a Llama."""
 
     num_layers: int = 16
+    """Decoder blocks."""
     hidden_size: int = 512
+    """Width of the residual stream; inside the blocks, eight thirds of it."""
     num_heads: int = 8
     vocab_size: int = 8192
+    """Of the tokenizer as well."""
     context: int = 1024
 
     @classmethod
@@ -118,7 +121,7 @@ def lengthened(splits: Splits, tokenizer: PreTrainedTokenizerFast, num_tokens: i
     """Put a document of about `num_tokens` tokens before every question: answers of other rows, from another place each time."""
     texts = [record.answer for record in (*splits.retain, *splits.forget) if isinstance(record, QARecord)]
     stream: list[int] = tokenizer(" ".join(texts), verbose=False)["input_ids"]
-    step = 997  # coprime to nothing in particular: neighbouring rows get different documents
+    step = 997  # neighbouring rows get different documents
 
     def longer(records: Sequence[Record], first: int) -> tuple[Record, ...]:
         rows: list[Record] = []
