@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipelines.benchmarks import gpu, inference, memory, scale, step
+from pipelines.benchmarks import gpu, inference, memory, overhead, scale, step, sweep
 from pipelines.benchmarks.harness import Options, Report
 
 __all__ = ["BENCHMARKS", "Benchmark"]
@@ -21,6 +21,10 @@ class Benchmark:
 
 BENCHMARKS: dict[str, Benchmark] = {
     "step": Benchmark("a training step: pyreft, full pass, prefix cache; GD, NPO, IDK, RMU and long prompts", step.run),
+    "sweep": Benchmark("one more trial of a sweep against the same run alone, and sixteen of them", sweep.run),
+    "overhead": Benchmark(
+        "Ray Train with DeepSpeed against a bare loop, and how soon a trial takes its first step", overhead.run
+    ),
     "memory": Benchmark("peak memory of a training worker: full, cached, cached and sharded by ZeRO-3", memory.run),
     "inference": Benchmark("prefill and decoding with an adapter against the base alone", inference.run),
     "scale": Benchmark("how costs grow with prompt length, depth, width and number of examples", scale.run),

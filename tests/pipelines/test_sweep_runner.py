@@ -34,8 +34,8 @@ def test_slots_fill_the_cluster(monkeypatch: pytest.MonkeyPatch, cpus: int, valu
 
 @pytest.mark.parametrize(("gpus", "scoring", "expected"), [(8, False, 4), (8, True, 3), (2, False, 1), (2, True, 0)])
 def test_slots_leave_a_gpu_to_score_with(monkeypatch: pytest.MonkeyPatch, gpus: int, scoring: bool, expected: int) -> None:
-    values = {"train": {"num_workers": 2, "use_gpu": True}, "evaluation": {"use_gpu": scoring}}
-    assert slots(monkeypatch, {"CPU": 64, "GPU": gpus}, **values) == expected
+    train = {"num_workers": 2, "use_gpu": True}
+    assert slots(monkeypatch, {"CPU": 64, "GPU": gpus}, train=train, evaluation={"use_gpu": scoring}) == expected
 
 
 def test_a_space_that_varies_the_workers_needs_new_ones(
