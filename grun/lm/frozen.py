@@ -278,7 +278,10 @@ def _read_weights(folder: Path, name: str, config: Any, dtype: torch.dtype, cut:
             f"`model.path` must hold a causal language model, got {name!r}: no safetensors, and pickles are not read; "
             "check or download it again"
         )
+    verbosity = hf_logging.get_verbosity()
     try:
+        if cut is not None:
+            hf_logging.set_verbosity_error()  # or every skipped weight is listed as unexpected
         loaded: Any = _model_class(config, cut).from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
@@ -286,6 +289,8 @@ def _read_weights(folder: Path, name: str, config: Any, dtype: torch.dtype, cut:
         raise ModelError(
             f"`model.path` must hold a causal language model, got {name!r}: {_first_line(error)}; check or download it again"
         ) from error
+    finally:
+        hf_logging.set_verbosity(verbosity)
     model, report = loaded
     lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if lacking:

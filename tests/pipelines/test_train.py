@@ -173,7 +173,8 @@ def test_a_finished_run_is_not_trained_again(train_it: TrainIt, straight: Run) -
     [
         ("whole", {"cache": {"mode": "off"}, "train": {"engine": "torch", "num_workers": 1}}, 1.0),
         ("sharded", {"cache": {"mode": "off"}}, 0.5),
-        ("cached", {"cache": {"mode": "require"}, "train": {"engine": "torch"}}, 0.63),
+        # blocks 2 and 3 of four, and the head, whole on each worker
+        ("cached", {"cache": {"mode": "require"}, "train": {"engine": "torch"}}, 0.5),
     ],
 )
 def test_engines_with_and_without_a_cache_give_the_same_adapter(
