@@ -303,7 +303,9 @@ def _read_weights(folder: Path, name: str, config: Any, dtype: torch.dtype, cut:
 
 
 def _model_class(config: Any, cut: int | None) -> Any:
-    return AutoModelForCausalLM if cut is None else upper_class(cast(Any, MODEL_FOR_CAUSAL_LM_MAPPING)[type(config)], cut)
+    if cut is None:
+        return AutoModelForCausalLM
+    return upper_class(cast(Any, MODEL_FOR_CAUSAL_LM_MAPPING)[type(config)], config, cut)
 
 
 def load_config(folder: Path) -> Any:

@@ -28,10 +28,14 @@ from pipelines.worker import build_engine
 
 
 class Peaks:
-    """The most that this worker ever held of a sharded base: in one gathering while it is loaded, and at any time in a step."""
+    """The most that this worker ever held of a sharded base: in one gathering while it is loaded, and at any time in a step.
+
+    And how many parameters were built at all.
+    """
 
     def __init__(self) -> None:
         self.gathered_while_loading = 0
+        self.built = 0
         self.held_in_a_step = 0.0
 
     @contextmanager
@@ -48,7 +52,16 @@ class Peaks:
             )
             return entered
 
-        with patch.object(deepspeed.zero.GatheredParameters, "__enter__", watched):
+        born = deepspeed.zero.Init._post_init_method
+
+        def counted(init: Any, module: torch.nn.Module) -> None:
+            peaks.built += sum(p.numel() for p in module.parameters(recurse=False) if not hasattr(p, "ds_id"))
+            born(init, module)
+
+        with (
+            patch.object(deepspeed.zero.GatheredParameters, "__enter__", watched),
+            patch.object(deepspeed.zero.Init, "_post_init_method", counted),
+        ):
             yield
 
     @contextmanager
@@ -90,6 +103,7 @@ def train(case: dict[str, Any], target: Path) -> None:
         "shares": shares,
         "base_parameters": [name for name, _parameter in engine.lm.model.named_parameters()],
         "gathered_while_loading": peaks.gathered_while_loading / sum(map(_whole_size, engine.lm.model.parameters())),
+        "built": peaks.built,
         "held_in_a_step": peaks.held_in_a_step,
         "adapter_is_whole": all(not hasattr(p, "ds_id") and p.dtype == torch.float32 for p in parameters),
         "base_dtypes": sorted({str(p.dtype) for p in engine.lm.model.parameters()}),

@@ -200,4 +200,8 @@ def test_with_a_cache_the_lower_blocks_and_the_embedding_are_nowhere(cases: Case
             names = cases.trained(f"{stage}-{objective}", rank).outcome["base_parameters"]
             assert not [name for name in names if name.startswith(tuple(lower)) or "embed_tokens" in name]
             assert {name.split(".")[2] for name in names if name.startswith("model.layers.")} == {"2", "3"}
-        assert all(0.49 < share <= 0.56 for share in cases.trained(f"cached-{objective}", rank).outcome["shares"])
+        cached, whole = (cases.trained(f"{stage}-{objective}", rank).outcome for stage in ("cached", "sharded"))
+        assert all(0.49 < share <= 0.56 for share in cached["shares"])
+        # nor were they built, not even for the moment before they are sharded
+        assert whole["built"] == load_frozen_lm(cases.prepared.base).model.num_parameters()
+        assert cached["built"] == load_frozen_lm(cases.prepared.base, cut=1).model.num_parameters()
