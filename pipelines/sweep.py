@@ -31,7 +31,7 @@ from pipelines.slots import open_slots
 from pipelines.sweep_outcome import SweepOutcome, collect
 from pipelines.sweep_report import publish, show
 from pipelines.sweep_tracking import following_trials
-from pipelines.sweep_trial import CooperativeASHA, TrialContext, TrialRecord, make_trial, validating
+from pipelines.sweep_trial import CooperativeASHA, TrialContext, TrialRecord, make_trial, read_trials, validating
 from pipelines.tracking import Tracker
 from pipelines.trainer import claim_folder, deciding_settings, total_steps
 from tune_spaces import Space, find_space
@@ -116,14 +116,21 @@ def _announce(trial: TrialRecord, advance: Callable[[int], None]) -> None:
 
 
 def _tune(recipe: Recipe, space: Space, context: TrialContext) -> None:
-    """Run Ray Tune to the end, from where an interrupted run of the same sweep left it."""
+    """Run Ray Tune to the end, from where an interrupted run of the same sweep left it.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted before the last trial had ended.
+    """
     path = context.folder / "tune"
     trial = tune.with_resources(make_trial(context), _NO_CPU)
     if tune.Tuner.can_restore(str(path)):
         tuner = tune.Tuner.restore(str(path), trainable=trial, resume_unfinished=True, resume_errored=True)
     else:
         tuner = _new_tuner(recipe, space, context, trial)
-    tuner.fit()
+    results = tuner.fit()
+    # Tune takes an interruption for itself: it saves its state and returns as if all were done
+    if sum(record.done for record in read_trials(context.folder)) + results.num_errors < num_trials(recipe, space):
+        raise KeyboardInterrupt
 
 
 def _new_tuner(recipe: Recipe, space: Space, context: TrialContext, trial: Any) -> tune.Tuner:
