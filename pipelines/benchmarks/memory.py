@@ -24,7 +24,8 @@ __all__ = ["run"]
 
 _STEPS = 2
 _ROOT = Path(__file__).parents[2]
-_ITEMS = ("base", "adapter", "optimizer", "loading", "activations", "cache_pages")
+_ITEMS = ("base", "adapter", "optimizer", "loading", "loaded", "rows", "activations", "cache_pages")
+"""Weights; adapter; its moments; anonymous pages while and after loading; tokenised rows and adapter; what steps add; mapped cache."""
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,8 @@ def main(file: Path) -> None:
     loading, training = Watch(), Watch()
     with loading.running():
         engine = build_engine(recipe, case["base"], case["cache"])
+    gc.collect()
+    loaded = held()
     task = new_training(engine.lm, recipe, splits).task
     gc.collect()
     before = held()
@@ -105,6 +107,8 @@ def main(file: Path) -> None:
         "adapter": _bytes(task.adapter.parameters()),
         "optimizer": _bytes(value for state in task.optimizer.adamw.state.values() for value in state.values()),
         "loading": loading.peak - imports,
+        "loaded": loaded - imports,
+        "rows": before - loaded,
         "activations": max(0, training.peak - before),
         "cache_pages": 0 if case["cache"] is None else mapped(Path(case["cache"]).resolve()),
     }
