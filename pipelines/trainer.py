@@ -28,7 +28,17 @@ __all__ = [
 ]
 
 _DECIDES_NOTHING = {
-    "train": {"num_workers", "cpus_per_worker", "use_gpu", "engine", "zero_stage", "max_failures", "report_every", "probe_rows"},
+    "train": {
+        "num_workers",
+        "cpus_per_worker",
+        "use_gpu",
+        "engine",
+        "zero_stage",
+        "length_buckets",
+        "max_failures",
+        "report_every",
+        "probe_rows",
+    },
     "sweep": {"max_concurrent", "max_failures", "runner"},
 }
 

@@ -149,9 +149,10 @@ def build_engine(recipe: Recipe, base: str, cache_folder: str | None = None, *, 
         cut = cache.spec.cut if every_cut else min(recipe.adapter.resolve_layers(read_shape(folder).num_layers))
     if recipe.train.engine == "deepspeed" and recipe.train.zero_stage == 3:
         return DeepSpeedEngine(model, base, cache, cut)
+    buckets = recipe.train.length_buckets
     device = ray.train.torch.get_device() if recipe.train.use_gpu else "cpu"
     lm = load_frozen_lm(base, revision=model.revision, dtype=model.dtype, pad_token=model.pad_token, device=device, cut=cut)
-    return TorchEngine(FullPass(lm) if cache is None else CachedPass(lm, cache, recipe.cache.length_buckets))
+    return TorchEngine(FullPass(lm, buckets) if cache is None else CachedPass(lm, cache, buckets))
 
 
 def make_card(recipe: Recipe, request: UnlearningRequest, engine: Engine, task: Task, steps: int) -> AdapterCard:

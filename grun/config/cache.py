@@ -20,6 +20,3 @@ class CacheConfig(Config):
     """Sequences per forward pass while it is built."""
     sequences_per_shard: PositiveInt = 256
     """Sequences per file: what an interrupted build loses at most, and what is shared out among tasks."""
-    length_buckets: PositiveInt = 4
-    """Batches of similar length that the rows of a step are divided into, so that ragged answers cost no padding; a sharded
-    base always gets one, as every batch would gather it anew."""

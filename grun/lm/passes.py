@@ -3,7 +3,7 @@
 Both give the same numbers in the same order, so training and evaluation do not care which one they hold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from grun.errors import CacheError
 from grun.interventions import Adapter
 from grun.lm.frozen import FrozenLM
 from grun.lm.intervened import Answers, IntervenedLM
-from grun.lm.prefix_cache import CachedRow, PrefixCache
+from grun.lm.prefix_cache import PrefixCache
 from grun.lm.suffix import collate_suffixes
 
 __all__ = ["CachedPass", "FullPass", "Pass"]
@@ -59,9 +59,11 @@ class Pass(Protocol):
 
 @dataclass(frozen=True)
 class FullPass:
-    """Every token through every block, in one padded batch."""
+    """Every token through every block."""
 
     lm: FrozenLM
+    num_buckets: int = 1
+    """Batches of similar length that the rows are divided into."""
 
     def cut_at(self, layer: int) -> "FullPass":  # noqa: ARG002 - every block is run
         """As :meth:`Pass.cut_at`: nothing changes."""
@@ -77,9 +79,13 @@ class FullPass:
         read_layer: int | None = None,
     ) -> Answers:
         """As :meth:`Pass.answers`."""
-        batch = collate(examples, pad_id=self.lm.pad_id).to(self.lm.device)
         model = IntervenedLM(self.lm, adapter, threshold=threshold)
-        return model.answers(batch, keep_logits=keep_logits, read_layer=read_layer)
+
+        def run(rows: Sequence[int]) -> Answers:
+            batch = collate([examples[row] for row in rows], pad_id=self.lm.pad_id).to(self.lm.device)
+            return model.answers(batch, keep_logits=keep_logits, read_layer=read_layer)
+
+        return _in_buckets([len(example.ids) for example in examples], self.num_buckets, run)
 
     @torch.no_grad()
     def reference(self, examples: Sequence[Example], *, keep_logits: bool = False, read_layer: int | None = None) -> Answers:
@@ -147,20 +153,25 @@ class CachedPass:
         )
 
     def _run(self, model: IntervenedLM, examples: Sequence[Example], *, keep_logits: bool, read_layer: int | None) -> Answers:
-        rows = [self.cache.row(example) for example in examples]
-        buckets = length_buckets([len(row.answer_ids) for row in rows], self.num_buckets)
-        parts = [self._run_bucket(model, [rows[i] for i in bucket], keep_logits, read_layer) for bucket in buckets]
-        return _merge(parts, buckets)
-
-    def _run_bucket(self, model: IntervenedLM, rows: Sequence[CachedRow], keep_logits: bool, read_layer: int | None) -> Answers:
-        cut = model.lm.cut
+        cut, rows = model.lm.cut, [self.cache.row(example) for example in examples]
         assert cut is not None
-        batch = collate_suffixes(rows, cut=cut, num_layers=self.lm.num_layers, device=self.lm.device)
-        return model.answers(batch, keep_logits=keep_logits, read_layer=read_layer)
+
+        def run(bucket: Sequence[int]) -> Answers:
+            chosen = [rows[row] for row in bucket]
+            batch = collate_suffixes(chosen, cut=cut, num_layers=self.lm.num_layers, device=self.lm.device)
+            return model.answers(batch, keep_logits=keep_logits, read_layer=read_layer)
+
+        return _in_buckets([len(row.answer_ids) for row in rows], self.num_buckets, run)
+
+
+def _in_buckets(lengths: Sequence[int], num_buckets: int, run: Callable[[Sequence[int]], Answers]) -> Answers:
+    """Run rows in batches of similar length, and put them back into the order in which they were given."""
+    buckets = length_buckets(lengths, num_buckets)
+    return _merge([run(bucket) for bucket in buckets], buckets)
 
 
 def _merge(parts: Sequence[Answers], buckets: Sequence[Sequence[int]]) -> Answers:
-    """Put the rows of several batches back into the order in which they were given."""
+    """One batch of several, row by row in the order of their indices."""
     device = parts[0].nll.device
     rows = torch.cat([torch.tensor(bucket, device=device)[part.row] for part, bucket in zip(parts, buckets, strict=True)])
     order = rows.argsort(stable=True)

@@ -18,14 +18,12 @@ from grun.lm.frozen import count_parameters
 from pipelines.benchmarks.figures import ratio_figure
 from pipelines.benchmarks.harness import Options, Report, Row, plain
 from pipelines.benchmarks.workload import Geometry, make_recipe, make_tokenizer, new_lm, new_training, read_rows
+from pipelines.cluster import worker_environment
 from pipelines.console import note
 
 __all__ = ["run"]
 
 _STEPS = 2
-_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-"""glibc would keep much of what was freed for later (several times what a shard takes, after ZeRO-3 has loaded one), and more
-or less of it from run to run; this way it gives freed tensors back, and what is counted is what is in use."""
 _ROOT = Path(__file__).parents[2]
 _ITEMS = ("base", "adapter", "optimizer", "loading", "loaded", "rows", "activations", "cache_pages")
 """Weights; adapter; its moments; anonymous pages while and after loading; tokenised rows and adapter; what steps add; mapped cache."""
@@ -77,7 +75,6 @@ def run(options: Options) -> Report:
         "parameters": whole // 4,
         "blocks_above_the_cut": share,
         "steps": _STEPS,
-        "allocator": _ALLOCATOR,
         "forget_rows": make_recipe(options, "gd").train.batch_size,
     }
     return Report(rows, ratio_figure(title, rows), workload)
@@ -122,7 +119,7 @@ def _train(case: _Case, base: Path, cache: Path, options: Options, folder: Path)
     workers = [
         subprocess.Popen(
             [sys.executable, "-m", "pipelines.benchmarks.memory_worker", str(file)],
-            env={**os.environ, **shared, **_ALLOCATOR, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**os.environ, **worker_environment(use_gpu=False), **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -170,7 +170,7 @@ class Training:
 
     def full(self, num_batches: int) -> "Trainer":
         """Train by full passes, on the first batches in turn."""
-        return Trainer(self, FullPass(self.lm), num_batches)
+        return Trainer(self, FullPass(self.lm, num_buckets=4), num_batches)
 
     def cached(self, cache: PrefixCache, num_batches: int, num_buckets: int = 4) -> "Trainer":
         """Train from a cache that holds the first batches, on these in turn."""

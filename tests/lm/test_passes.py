@@ -88,6 +88,14 @@ def test_cached_equals_full(lm: FrozenLM, cache: PrefixCache, layers: tuple[int,
     assert float((wanted - got).norm() / wanted.norm()) < 1e-5
 
 
+def test_full_batches_of_similar_length_equal_one_batch(lm: FrozenLM) -> None:
+    adapter = adapter_at(1, 2)
+    one, several = (FullPass(lm, count).answers(EXAMPLES, adapter, keep_logits=True, read_layer=LAST) for count in (1, 3))
+    assert torch.equal(one.row, several.row)
+    for name in ("nll", "logits", "hidden", "gate_logits"):
+        torch.testing.assert_close(getattr(several, name), getattr(one, name), rtol=1e-4, atol=1e-4, msg=name)
+
+
 @pytest.mark.parametrize("layers", [(1,), (0, 2)], ids=str)
 def test_the_reference_needs_no_forward_pass(lm: FrozenLM, cache: PrefixCache, layers: tuple[int, ...]) -> None:
     full, cached = FullPass(lm), CachedPass(lm.above(layers[0]), cache)
