@@ -21,7 +21,7 @@ demo: setup  ## from a fresh clone to a promoted adapter
 	$(BIN)/python pipelines/promote.py
 
 test: setup  ## from a fresh clone to passing tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest
 
 test-slow: setup  ## what takes longer, on real clusters
 	$(BIN)/python -m pytest -m slow
