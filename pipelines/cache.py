@@ -1,6 +1,6 @@
 """Cache: list the prefix caches of an output folder, or remove those that nobody has used for a while.
 
-    python pipelines/cache.py [list | prune] [--unused-days N] [--output FOLDER]
+    python pipelines/cache.py [--prune] [--unused-days N] [--output FOLDER]
 
 A cache holds keys, values and hidden states of the records, those to be forgotten among them; remove it when a request is done.
 """
@@ -87,13 +87,9 @@ def prune(recipe: Recipe, unused_days: float) -> list[StoredCache]:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to do")
-    group.add_argument("action", nargs="?", choices=("list", "prune"), default="list", help="list (default) or prune")
+    group.add_argument("--prune", action="store_true", help="remove what nobody has used for a while, instead of listing all")
     group.add_argument(
-        "--unused-days",
-        type=float,
-        default=30.0,
-        metavar="N",
-        help="prune: how long nobody has used it; 0 removes all (default 30)",
+        "--unused-days", type=float, default=30.0, metavar="N", help="how long that is; 0 removes all [default: 30]"
     )
 
 
@@ -102,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe, options = parse_command(
         "List the prefix caches of an output folder, or remove old ones.", argv, extra=_options, sections=()
     )
-    caches = prune(recipe, options.unused_days) if options.action == "prune" else stored_caches(recipe)
-    verb = "removed" if options.action == "prune" else "found"
+    caches = prune(recipe, options.unused_days) if options.prune else stored_caches(recipe)
+    verb = "removed" if options.prune else "found"
     size = sum(cache.num_bytes for cache in caches) / 1e6
     summary(
         f"{verb} {len(caches)} prefix cache(s), {size:.1f} MB, in {cache_root(recipe)}",

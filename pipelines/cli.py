@@ -9,6 +9,7 @@ A value is written as in a recipe file (YAML), with three exceptions: a text fie
 import argparse
 import functools
 import os
+import shlex
 import signal
 import sys
 import textwrap
@@ -27,7 +28,7 @@ from grun.config import Config, Recipe, merge, read_recipe_file
 from grun.errors import ConfigError, GrunError, near_miss
 from pipelines import console
 
-__all__ = ["RECIPES", "parse_command", "run_command"]
+__all__ = ["RECIPES", "next_step", "parse_command", "run_command"]
 
 RECIPES = Path(__file__).parent / "recipes"
 """Recipes that can be given by bare name."""
@@ -205,12 +206,17 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(description: str, options: Mapping[str, _Option], extra: Callable[[argparse.ArgumentParser], None] | None) -> _Parser:
     command = f"python pipelines/{Path(sys.argv[0]).name}"
+    changed = (
+        f"  {command} --recipe my.yaml --train.epochs 5\n      a recipe file, with one field changed\n"
+        f"  {_PREFIX}TRAIN__EPOCHS=5 {command}\n      the same by the environment, `__` between the levels"
+        if "train.epochs" in options
+        else f"  {command} --recipe my.yaml\n      with the output folder of a recipe file"
+    )
     parser = _Parser(
         usage=f"{command} [--recipe FILE] [--field value ...]",
         description=f"{description}\n\nexamples:\n"
         f"  {command}\n      the embedded default: no file, no network, no GPU\n"
-        f"  {command} --recipe my.yaml --train.epochs 5\n      a recipe file, with one field changed\n"
-        f"  {_PREFIX}TRAIN__EPOCHS=5 {command}\n      the same by the environment, `__` between the levels",
+        f"{changed}",
         epilog="The command line wins over the environment, the environment over the recipe file, the file over the defaults.\n"
         "Values are written as in a recipe file: 5, 4e-3, true. A list is 3,5 or [3,5]. `none` clears a field that may be unset. "
         "Where a section has kinds, a field marked `kind ...` belongs to those only.",
@@ -336,7 +342,7 @@ def parse_command(
         sections: top-level sections whose fields are options of this verb; None: all. `name`, `seed` and `output` always are.
 
     Returns:
-        the recipe, and the values of the verb's own options.
+        the recipe, and the values of the verb's own options; `again` holds the arguments that make the same recipe once more.
 
     Raises:
         ConfigError: whatever is wrong, with the near miss of an unknown name.
@@ -354,7 +360,10 @@ def parse_command(
     own = vars(arguments)
     name = own.pop("recipe")
     file = _find_recipe(name) if name is not None else default_recipe
-    typed = {path: options[path].read(own.pop(path)) for path in [path for path in own if path in options]}
+    texts = {path: own.pop(path) for path in [path for path in own if path in options]}
+    typed = {path: options[path].read(text) for path, text in texts.items()}
+    recipe_option = [] if name is None else ["--recipe", name]
+    again = shlex.join([*recipe_option, *(part for path, text in texts.items() for part in (f"--{path}", text))])
     environment = _from_environment(options)
     layers = {
         f"recipe {str(file)!r}": read_recipe_file(file) if file is not None else {},
@@ -364,7 +373,18 @@ def parse_command(
     values = functools.reduce(_lay_over, layers.values(), Recipe().model_dump(mode="json"))
     _check_kinds(values, {**environment, **typed})
     where = " with ".join(source for source, layer in layers.items() if layer) or "the default"
-    return Recipe.parse(values, where=where), argparse.Namespace(**own)
+    return Recipe.parse(values, where=where), argparse.Namespace(**own, again=again)
+
+
+def next_step(verb: str, again: str, purpose: str, own: str = "") -> str:
+    """A command to go on with, about the same request: it repeats the options that this command was given.
+
+    Args:
+        again: what :func:`parse_command` gave.
+        own: options of the verb's own.
+    """
+    command = " ".join(part for part in (f"python pipelines/{verb}.py", own, again) if part)
+    return f"{command}    {purpose}"
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:

@@ -13,12 +13,12 @@ from grun.adapters import read_card
 from grun.config import Recipe
 from grun.evaluation.report import EvalReport
 from pipelines.checks import check_saved_adapter
-from pipelines.cli import parse_command, run_command
+from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, summary
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
-from pipelines.recording import record_request
+from pipelines.recording import check_is_demo, record_request
 from pipelines.registry import CANDIDATE, CHAMPION, Registry
 from pipelines.scoring import report_base, score_adapter, threshold_key
 from pipelines.tasks import HelperTask, run_tasks
@@ -59,6 +59,7 @@ def find_adapter(recipe: Recipe, prepared: Prepared, tracker: Tracker, options: 
             version, folder = registry.download(recipe.registered_model, alias, into)
             note(f"scoring version {version} of {recipe.registered_model} ({alias})")
             return folder
+    check_is_demo(recipe, tracker)
     note("no adapter is registered yet: training the recipe's own first")
     outcome, _version = train(recipe, prepared, tracker)
     return outcome.adapter
@@ -78,10 +79,15 @@ def _before(name: str, base: EvalReport) -> str:
     return "" if value is None else f"{value:.4g} -> "
 
 
+def _version(text: str) -> str | int:
+    """A number, or an alias."""
+    return int(text) if text.isdecimal() else text
+
+
 def _options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("which adapter")
     group.add_argument("--adapter", metavar="FOLDER", help="an adapter folder")
-    group.add_argument("--version", metavar="N", help="a version number or alias of the registered model")
+    group.add_argument("--version", metavar="N", type=_version, help="a version number or alias of the registered model")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "rows": str(folder / threshold / "rows.jsonl"),
             "the base's own": str(folder / "base.json"),
         },
-        ["python pipelines/promote.py    judge the candidate and move the champion"],
+        [next_step("promote", options.again, "judge the candidate and move the champion")],
     )
     return 0
 

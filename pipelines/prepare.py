@@ -13,7 +13,7 @@ from pathlib import Path
 from grun.config import Recipe
 from grun.data.records import Record
 from pipelines.checks import check_base, check_rows, check_tracking
-from pipelines.cli import parse_command, run_command
+from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import check_writable, note, summary
 from pipelines.prepared import Lesson, Prepared, plan, write_prepared
@@ -77,7 +77,10 @@ def prepare(recipe: Recipe, prepared: Prepared) -> None:
         "forget/rouge_l_recall"
     )
     if known < _HARDLY_KNOWN:
-        note(f"the base hardly knows what it is to forget: ROUGE-L recall {known:.2f} on the forget set without an adapter")
+        note(
+            f"the base hardly knows what it is to forget: ROUGE-L recall {known:.2f} on the forget set without an adapter; if that is "
+            "a surprise, check `model.path`, and that the questions are asked as the model was taught them"
+        )
 
 
 def teach(recipe: Recipe, vocabulary: Sequence[Record], lesson: Lesson, progress: Path) -> None:
@@ -97,7 +100,7 @@ def teach(recipe: Recipe, vocabulary: Sequence[Record], lesson: Lesson, progress
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb."""
-    recipe, _options = parse_command(
+    recipe, options = parse_command(
         "Read and split the records, teach the small base where none is named, score the bases.", argv
     )
     prepared = check(recipe)
@@ -108,7 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     summary(
         f"request {prepared.request.id}",
         {**{f"{name} records": count for name, count in rows.items()}, "base": prepared.base, "prepared": str(prepared.folder)},
-        ["python pipelines/sweep.py    find the best adapter", "python pipelines/train.py    train the recipe's own adapter"],
+        [
+            next_step("sweep", options.again, "find the best adapter"),
+            next_step("train", options.again, "train the recipe's own adapter"),
+        ],
     )
     return 0
 

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 from grun.config import Recipe
 from grun.data.records import QARecord, Record, digest_records, read_jsonl, to_json
@@ -67,7 +68,7 @@ def plan(recipe: Recipe) -> Prepared:
     )
     folder = recipe.output.absolute() / "prepared" / f"{recipe.request.id}-{digest[:12]}"
     if recipe.model.path is not None:
-        return Prepared(folder, request, splits, recipe.model.path, recipe.model.retain_path)
+        return Prepared(folder, request, splits, _located(recipe.model.path), _located(recipe.model.retain_path))
     kept = _distinct([*splits.retain, *splits.holdout, *(record for rows in splits.utility.values() for record in rows)])
     everything = _distinct([*splits.forget, *kept])
     lessons = [Lesson("base", _taught_folder(recipe, everything, everything), everything)]
@@ -78,10 +79,19 @@ def plan(recipe: Recipe) -> Prepared:
         request,
         splits,
         base=str(lessons[0].folder),
-        retain_only=str(lessons[1].folder) if recipe.model.retain_twin else recipe.model.retain_path,
+        retain_only=str(lessons[1].folder) if recipe.model.retain_twin else _located(recipe.model.retain_path),
         lessons=tuple(lessons),
         vocabulary=everything,
     )
+
+
+@overload
+def _located(model: str) -> str: ...
+@overload
+def _located(model: None) -> None: ...
+def _located(model: str | None) -> str | None:
+    """A folder by its absolute path, as workers run elsewhere; the name of a hub model as it is."""
+    return str(Path(model).absolute()) if model is not None and Path(model).is_dir() else model
 
 
 def _distinct(records: Sequence[Record]) -> tuple[Record, ...]:
@@ -107,6 +117,7 @@ def write_prepared(prepared: Prepared) -> None:
         return
     partial = prepared.folder.with_name(f".{prepared.folder.name}.partial-{os.getpid()}")
     (partial / "utility").mkdir(parents=True)
+    partial.chmod(0o700)  # it holds what is to be forgotten, in plain text
     sets: Mapping[str, Sequence[Record]] = {
         "forget": prepared.splits.forget,
         "retain": prepared.splits.retain,

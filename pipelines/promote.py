@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from grun.config import Recipe
 from grun.evaluation.report import EvalReport
 from grun.promotion import Decision, PromotionPolicy
-from pipelines.cli import parse_command, run_command
+from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, summary
 from pipelines.evaluate import evaluate, report_rows
@@ -22,6 +22,7 @@ from pipelines.identity import identical_where_closed
 from pipelines.lease import Lease
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
+from pipelines.recording import check_is_demo
 from pipelines.registry import CANDIDATE, CHAMPION, Registry, Verdict
 from pipelines.scoring import report_base
 from pipelines.tasks import HelperTask, run_tasks
@@ -29,6 +30,8 @@ from pipelines.tracking import Tracker
 from pipelines.train import train
 
 __all__ = ["main"]
+
+_FEW_ROWS = 20
 
 NOT_PROMOTED = 3
 """Exit status of a candidate that was kept back or rejected."""
@@ -43,18 +46,18 @@ def _owner() -> str:
     return f"{getpass.getuser()}@{socket.gethostname()}:{os.getpid()}"
 
 
-def _rollback(recipe: Recipe, registry: Registry) -> int:
+def _rollback(recipe: Recipe, registry: Registry, again: str) -> int:
     with registry.promotion_lock(recipe.registered_model, _owner(), recipe.promotion.lock_lease_seconds) as lease:
         before, after = registry.rollback(lease)
     summary(
         f"rolled back {recipe.registered_model}",
         {"champion before": f"version {before}", "champion now": f"version {after}"},
-        ["python pipelines/evaluate.py --version champion    score it"],
+        [next_step("evaluate", again, "score it", "--version champion")],
     )
     return 0
 
 
-def _judge(recipe: Recipe, prepared: Prepared, registry: Registry, lease: Lease) -> int:
+def _judge(recipe: Recipe, prepared: Prepared, registry: Registry, lease: Lease, again: str) -> int:
     """Evaluate the candidate and the champion, both from the registry, decide, and act."""
     name, into = recipe.registered_model, recipe.output.absolute() / "registry" / recipe.registered_model
     test = recipe.replace({"evaluation": {"part": "test"}})
@@ -69,6 +72,8 @@ def _judge(recipe: Recipe, prepared: Prepared, registry: Registry, lease: Lease)
             test, prepared, champion_folder, folder / f"v{champion}", title=f"judging the champion, version {champion}"
         )
     decision = PromotionPolicy(recipe.promotion).decide(report, incumbent)
+    if (rows := report["gate/forget_open_rate"].num_samples) < _FEW_ROWS:
+        note(f"only {rows} forget prompts decide this: one of them more or less moves a rate by {1 / rows:.0%}")
     comparison = HelperTask(
         "comparing logits",
         identical_where_closed,
@@ -99,11 +104,15 @@ def _judge(recipe: Recipe, prepared: Prepared, registry: Registry, lease: Lease)
             **report_rows(report, report_base(test, prepared)),
             "champion": f"version {registry.version_of(name, CHAMPION)}",
         },
-        ["python pipelines/promote.py --rollback    go back to the version before"]
-        if promoted
-        else ["python pipelines/sweep.py"],
+        _next_steps(again, promoted=promoted, replaced=champion not in (None, version)),
     )
     return 0 if promoted else NOT_PROMOTED
+
+
+def _next_steps(again: str, *, promoted: bool, replaced: bool) -> list[str]:
+    if not promoted:
+        return [next_step("sweep", again, "look for a better adapter")]
+    return [next_step("promote", again, "go back to the version before", "--rollback")] if replaced else []
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Judge the registry's candidate on test rows and move the champion if it earned it.", argv, extra=_options
     )
     if options.rollback:
-        return _rollback(recipe, Registry(Tracker.open(recipe.tracking, recipe.output)))
+        return _rollback(recipe, Registry(Tracker.open(recipe.tracking, recipe.output)), options.again)
     prepared = check(recipe)
     with connected(recipe):
         check_resources(recipe)
@@ -120,10 +129,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         registry = Registry(tracker)
         prepare(recipe, prepared)
         if registry.version_of(recipe.registered_model, CANDIDATE) is None:
+            check_is_demo(recipe, tracker)
             note("no candidate is registered: training the recipe's own adapter first")
             train(recipe, prepared, tracker)
         with registry.promotion_lock(recipe.registered_model, _owner(), recipe.promotion.lock_lease_seconds) as lease:
-            return _judge(recipe, prepared, registry, lease)
+            return _judge(recipe, prepared, registry, lease, options.again)
 
 
 if __name__ == "__main__":

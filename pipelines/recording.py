@@ -6,14 +6,14 @@ from pathlib import Path
 
 from grun.adapters import read_card
 from grun.config import Recipe
-from grun.errors import TrackingError
+from grun.errors import PromotionError, TrackingError, near_miss
 from grun.requests import UnlearningRequest
 from pipelines.console import note
 from pipelines.polling import polling
 from pipelines.registry import Registry
 from pipelines.tracking import Tracker
 
-__all__ = ["following", "record_request", "register"]
+__all__ = ["check_is_demo", "following", "record_request", "register"]
 
 _SHIP_SECONDS = 2.0
 
@@ -30,6 +30,23 @@ def record_request(tracker: Tracker, run_id: str, request: UnlearningRequest) ->
             num_rows=source.num_records,
             source_kind=source.kind,
         )
+
+
+def check_is_demo(recipe: Recipe, tracker: Tracker) -> None:
+    """Refuse to train in passing for anything but the embedded demonstration: a misspelt request would be answered by another adapter.
+
+    Raises:
+        PromotionError: with the models that are registered.
+    """
+    default = Recipe()
+    if (recipe.request.id, recipe.data.kind) == (default.request.id, default.data.kind):
+        return
+    known = Registry(tracker).names()
+    raise PromotionError(
+        f"an adapter must be registered before it is scored or promoted, got none as {recipe.registered_model}"
+        f"{near_miss(recipe.registered_model, known)}; registered are {', '.join(known) or 'none'}: check `request.id`, or run sweep or "
+        "train with the same options first"
+    )
 
 
 def register(tracker: Tracker, recipe: Recipe, run_id: str, adapter: Path) -> int:

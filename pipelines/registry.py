@@ -104,6 +104,11 @@ class Registry:
                 raise
             return self._create_version(model_name, run_id, model_id, location, {**(tags or {}), **_digest_tags(digests)})
 
+    def names(self) -> list[str]:
+        """Names of the registered models that hold a version or an alias, sorted."""
+        with self._calling("list registered models"):
+            return sorted(model.name for model in self._client.search_registered_models() if model.latest_versions)
+
     def version_of(self, model_name: str, alias: str) -> int | None:
         """The version that an alias points to, or None if the model or the alias does not exist."""
         from mlflow.exceptions import MlflowException

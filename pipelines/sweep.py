@@ -66,6 +66,8 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
     cache = ensure_cache(recipe, prepared, space.variants(recipe), evaluates=True)
     context = TrialContext(recipe, prepared, folder, space.thresholds, cache)
     num_slots = warm_slots(recipe, space)
+    if done := sum(record.done for record in read_trials(folder)):
+        note(f"continuing: {done} of {num_trials(recipe, space)} trials are done")
     with tracker.run(f"{recipe.name}-sweep", key=f"sweep/{recipe.name}/{folder}", tags={"kind": "sweep"}) as run_id:
         tracker.log_params(run_id, deciding_settings(recipe, sections=_SECTIONS))
         record_request(tracker, run_id, prepared.request)
@@ -204,7 +206,7 @@ def _groups(recipe: Recipe, gpus_kept: int = 0) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb."""
-    recipe, _options = parse_command("Search a space around the recipe and register the best adapter as the candidate.", argv)
+    recipe, options = parse_command("Search a space around the recipe and register the best adapter as the candidate.", argv)
     space = find_space(recipe.sweep.space)
     space.check(recipe)
     prepared = check(recipe)
@@ -214,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prepare(recipe, prepared)
         check_utility(recipe, prepared)
         outcome, version = sweep(recipe, space, prepared, tracker)
-    show(recipe, outcome, version, sweep_folder(recipe))
+    show(recipe, outcome, version, sweep_folder(recipe), base=prepared.base, again=options.again)
     return 0
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from grun.config import Recipe
 from grun.evaluation.figures import gate_histogram, pareto_figure, threshold_figure
 from grun.evaluation.scores import read_rows
+from pipelines.cli import next_step
 from pipelines.console import summary
 from pipelines.scoring import threshold_key
 from pipelines.sweep_outcome import SweepOutcome, SweepPoint
@@ -115,7 +116,7 @@ def _as_data_uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def show(recipe: Recipe, outcome: SweepOutcome, version: int, folder: Path) -> None:
+def show(recipe: Recipe, outcome: SweepOutcome, version: int, folder: Path, *, base: str, again: str) -> None:
     """Print the summary of a sweep."""
     chosen = outcome.chosen
     stopped = sum(trial.stopped_early for trial in outcome.trials)
@@ -135,7 +136,8 @@ def show(recipe: Recipe, outcome: SweepOutcome, version: int, folder: Path) -> N
         ("forget ROUGE-L", f"{chosen.forgetting:.4f} on validation prompts in unseen words"),
         ("utility ratio", f"{chosen.utility:.4f} of the base's"),
         ("gate AUROC", f"{chosen.report.value('gate/auroc'):.4f}"),
+        ("base", base),
         ("registered", f"{recipe.registered_model} version {version}, alias candidate"),
         ("report", str(folder / "report.html")),
     ]
-    summary(f"sweep of {recipe.name}", dict(rows), ["python pipelines/promote.py    judge the candidate and move the champion"])
+    summary(f"sweep of {recipe.name}", dict(rows), [next_step("promote", again, "judge the candidate and move the champion")])

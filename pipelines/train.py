@@ -11,10 +11,12 @@ from pathlib import Path
 
 from grun.config import Recipe
 from grun.evaluation.figures import training_curves
+from grun.training import Checkpoints
 from pipelines.caching import ensure_cache
-from pipelines.cli import parse_command, run_command
+from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import check_resources, connected
-from pipelines.console import progress, summary
+from pipelines.console import note, progress, summary
+from pipelines.entry import OUTCOME_FILE
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
 from pipelines.recording import following, record_request, register
@@ -43,6 +45,8 @@ def train(recipe: Recipe, prepared: Prepared, tracker: Tracker) -> tuple[TrainOu
     folder = run_folder(recipe)
     claim_folder(folder, recipe, sections=_SECTIONS)
     cache = ensure_cache(recipe, prepared, [recipe])
+    if (done := Checkpoints(folder / "checkpoints").latest_step()) and not (folder / OUTCOME_FILE).is_file():
+        note(f"continuing from step {done} of {total_steps(recipe, prepared)}")
     with tracker.run(recipe.name, key=f"train/{recipe.name}/{folder}", tags={"kind": "train"}) as run_id:
         tracker.log_params(run_id, deciding_settings(recipe, sections=_SECTIONS))
         record_request(tracker, run_id, prepared.request)
@@ -70,7 +74,7 @@ def read_spool(path: Path) -> tuple[list[int], dict[str, list[float]]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb."""
-    recipe, _options = parse_command("Train one adapter, record it, and register it as the candidate.", argv)
+    recipe, options = parse_command("Train one adapter, record it, and register it as the candidate.", argv)
     prepared = check(recipe)
     with connected(recipe):
         check_resources(recipe)
@@ -82,12 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"adapter for request {prepared.request.id}",
         {
             "adapter": str(outcome.adapter),
+            "base": prepared.base,
             "steps": f"{outcome.steps} of {outcome.total_steps}",
             "workers": f"{recipe.train.num_workers}, each holding {outcome.resident_share:.0%} of the base's parameters",
             **{name: f"{values[0]:.4f} -> {values[-1]:.4f}" for name, values in metrics.items() if name.count("/") and values},
             "registered": f"{recipe.registered_model} version {version}, alias candidate",
         },
-        ["python pipelines/evaluate.py    score it", "python pipelines/promote.py    judge it and move the champion"],
+        [
+            next_step("evaluate", options.again, "score it"),
+            next_step("promote", options.again, "judge it and move the champion"),
+        ],
     )
     return 0
 

@@ -1,7 +1,9 @@
 """One Ray Train run: a recipe, a prepared request and a folder in; a trained adapter out. Used by `train` and by every trial."""
 
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -174,12 +176,32 @@ def _fit(recipe: Recipe, prepared: Prepared, folder: Path, name: str, cache: Pat
         run_worker, config, recipe, name=name, storage=folder / "ray", max_failures=failures, callbacks=callbacks
     )
     try:
-        trainer.fit()
+        _run_beside_signals(trainer.fit)
     except ray.train.TrainingFailedError as error:
         raise TrainingError(
             f"training must survive with at most {failures} restart(s), got {_innermost(error)}; "
             f"the last checkpoint is kept, and the same command continues from it"
         ) from error
+
+
+def _run_beside_signals(function: Callable[[], object]) -> None:
+    """Call a function in a thread of its own where this is the main one: Ray Train takes SIGINT for itself in the main thread.
+
+    Its handler would end the process in its own way, with neither a word nor a status that says interrupted.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        function()
+        return
+    future: Future[object] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=call, name="train", daemon=True).start()
+    future.result()
 
 
 def _innermost(error: BaseException) -> str:

@@ -82,7 +82,7 @@ def parse_record(values: Any, *, where: str) -> Record:
         return TextRecord(_text(values, "text", where))
     for field in ("question", "answer"):
         if field not in values:
-            hint = next((near_miss(key, [field]) for key in values if near_miss(str(key), [field])), "")
+            hint = next((f" (is it `{key}`, misspelt?)" for key in values if near_miss(str(key), [field])), "")
             raise DataError(
                 f"{where}: a record needs `question` and `answer` (or `text`), got the fields {sorted(map(str, values))}; "
                 f"`{field}` is missing{hint}"

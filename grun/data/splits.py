@@ -84,6 +84,11 @@ def _read_tofu(config: TofuData) -> Splits:
     root = Path(config.path)
     if not root.is_dir():
         raise DataError(f"`data.path` must be the folder of the TOFU files, got {config.path!r}; check the path")
+    if not (root / f"{config.forget}_perturbed.json").is_file():
+        raise DataError(
+            f"a TOFU folder must hold `{config.forget}_perturbed.json` and its like, got {config.path!r} without it; for files of your own "
+            "(forget.jsonl, retain.jsonl) set `--data.kind jsonl`"
+        )
     retain = read_jsonl(root / f"retain{100 - int(config.forget[-2:]):02d}.json")
     splits = _held_out(read_jsonl(root / f"{config.forget}_perturbed.json"), retain, None, config.holdout_frac)
     names = {"retain": "retain_perturbed", "real_authors": "real_authors_perturbed", "world_facts": "world_facts_perturbed"}
@@ -119,9 +124,11 @@ def _refuse_overlap(name: str, records: Sequence[Record], others: Mapping[str, S
     for other, rows in others.items():
         shared = [record for record in rows if record.digest in digests]
         if shared:
+            row = next(number for number, record in enumerate(records, start=1) if record.digest == shared[0].digest)
             raise DataError(
-                f"{name} and {other} must not overlap, got {len(shared)} shared record(s), the first with digest "
-                f"{shared[0].digest[:12]}; remove them from one of the two"
+                f"{name} and {other} must not overlap, got {len(shared)} shared record(s), the first being row {row} of the {name} set "
+                f"(digest {shared[0].digest[:12]}); "
+                "remove them from one of the two"
             )
 
 

@@ -76,6 +76,11 @@ class Checkpoints:
         found = self._all()
         return load_checkpoint(found[-1], adapter, optimizer, trajectory=trajectory) if found else 0
 
+    def latest_step(self) -> int:
+        """Steps that the latest checkpoint has done: 0 where there is none."""
+        found = self._all()
+        return int(found[-1].name.removeprefix("step")) if found else 0
+
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("step*"))
 

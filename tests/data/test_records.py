@@ -61,9 +61,9 @@ def test_a_line_ends_at_a_newline_only(write: Write) -> None:
         ('{"question": "Who?"}', "got the fields .'question'.; `answer` is missing$"),
         (
             '{"question": "Who?", "answr": "I."}',
-            "got the fields .'answr', 'question'.; `answer` is missing .did you mean `answer`",
+            "got the fields .'answr', 'question'.; `answer` is missing .is it `answr`, misspelt",
         ),
-        ('{"questions": "Who?", "answer": "I."}', "`question` is missing .did you mean `question`"),
+        ('{"questions": "Who?", "answer": "I."}', "`question` is missing .is it `questions`, misspelt"),
         ("{}", r"got the fields \[\]; `question` is missing$"),
         ('{"question": "Who?", "answer": "  "}', "`answer` must be a non-empty text, got '  '; write it or drop the line"),
         ('{"question": 7, "answer": "I."}', "`question` must be a non-empty text, got 7"),

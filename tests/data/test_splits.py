@@ -114,7 +114,7 @@ def test_forget_shared_with_another_set_is_refused(folder: Folder, name: str, sh
     files[name].append(shared)
     with pytest.raises(DataError, match=rf"forget and {name} must not overlap, got 1 shared record\(s\).*remove them") as caught:
         read_splits(jsonl(folder(**files), holdout="holdout.jsonl"))
-    assert FORGET[2].digest[:12] in str(caught.value)
+    assert f"row 3 of the forget set (digest {FORGET[2].digest[:12]})" in str(caught.value)
     assert "painted" not in str(caught.value).casefold(), "text to forget does not belong in a message"
 
 

@@ -1,5 +1,6 @@
 """Bad input: one clear message and exit status 2, before a cluster starts or anything is trained, and nothing left behind."""
 
+import argparse
 import hashlib
 import importlib
 import json
@@ -9,11 +10,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 from unittest.mock import patch
 
 import pytest
@@ -21,11 +22,15 @@ import ray
 from safetensors.torch import load_file, save_file
 
 from grun.adapters import AdapterCard, read_card, save_adapter
-from grun.config import AdapterConfig
+from grun.config import AdapterConfig, Recipe
+from grun.errors import PromotionError
 from grun.interventions import build_adapter
 from grun.lm.frozen import BaseInfo, digest_weights
 from pipelines import prepare
 from pipelines.cli import run_command
+from pipelines.evaluate import _version as version_option
+from pipelines.evaluate import find_adapter
+from pipelines.recording import check_is_demo
 from pipelines.registry import Registry
 from pipelines.tracking import Tracker
 from tune_spaces import SPACES, Space, choice
@@ -137,7 +142,7 @@ class TestData:
             ("", "forget.jsonl:4: every line must hold one JSON object, got an empty line; remove it"),
             ("[]", "forget.jsonl:4: a record must be a JSON object, got list; one object a line"),
             ({"question": "Who?"}, "forget.jsonl:4: a record needs `question` and `answer`"),
-            ({"question": "Who?", "answre": "She."}, "`answer` is missing (did you mean `answer`?)"),
+            ({"question": "Who?", "answre": "She."}, "`answer` is missing (is it `answre`, misspelt?)"),
             ({"question": "Who?", "answer": " "}, "forget.jsonl:4: `answer` must be a non-empty text, got ' '; write it"),
         ],
         ids=["malformed", "empty", "no object", "missing field", "misspelt field", "empty field"],
@@ -283,6 +288,47 @@ def registered(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     with tracker.run("earlier") as run_id:
         Registry(tracker).register_candidate("grun-demo", run_id, adapter, BaseInfo("tiny", None, digest))
     return folder
+
+
+class TestRequest:
+    """A misspelt request: nobody else's adapter, and none of the demonstration, may be taken for its own."""
+
+    @pytest.mark.parametrize("verb", ["evaluate", "promote"])
+    def test_nothing_is_trained_in_passing_for_a_request_without_an_adapter(
+        self,
+        data: Callable[..., list[object]],
+        base: Path,
+        registered: Path,
+        tmp_path: Path,
+        verb: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        module = importlib.import_module(f"pipelines.{verb}")
+        for name in ("connected", "check_resources", "prepare"):
+            monkeypatch.setattr(module, name, lambda *_: nullcontext())
+        store = Path(shutil.copytree(registered, tmp_path / "registered"))
+        options = [*data(), "--model.path", base, "--tracking.uri", f"sqlite:///{store}/mlflow.db", "--request.id", "dmo"]
+        with pytest.raises(PromotionError) as caught:
+            module.main([str(option) for option in (*options, "--output", tmp_path / "output")])
+        assert str(caught.value) == (
+            "an adapter must be registered before it is scored or promoted, got none as grun-dmo (did you mean `grun-demo`?); "
+            "registered are grun-demo: check `request.id`, or run sweep or train with the same options first"
+        )
+
+    def test_the_demonstration_may_be_trained_in_passing(self, tmp_path: Path) -> None:
+        check_is_demo(Recipe(), Tracker(f"sqlite:///{tmp_path}/mlflow.db", "grun", tmp_path / "artifacts"))
+
+    def test_a_version_is_a_number_or_an_alias(self, registered: Path, tmp_path: Path) -> None:
+        store = Path(shutil.copytree(registered, tmp_path / "registered"))
+        tracker = Tracker(f"sqlite:///{store}/mlflow.db", "grun", store / "artifacts")
+        for given in ("1", "candidate"):
+            options = argparse.Namespace(adapter=None, version=version_option(given))
+            found = find_adapter(Recipe(output=tmp_path), cast(Any, None), tracker, options)
+            assert read_card(found).adapter.layers == (1, 3)
+
+    def test_a_folder_of_ones_own_is_not_taken_for_tofu(self, run: Verb, data: Callable[..., list[object]]) -> None:
+        _kind, _jsonl, *path = data()
+        assert "set `--data.kind jsonl`" in run("train", *path).message
 
 
 def read_values(folder: Path) -> dict[str, Any]:

@@ -210,10 +210,20 @@ def test_caches_are_listed_and_pruned(recipe: Recipe, prepared: Prepared, capsys
     assert "in order, last used 40.0 days ago; " in listed
     assert "blocks 2..3 of 4, float32" in listed
     with FileLock(old.with_suffix(".lock")):
-        assert cache_verb.main(["prune", *options]) == 0
+        assert cache_verb.main(["--prune", *options]) == 0
     assert old.is_dir()  # somebody is at it
-    assert cache_verb.main(["prune", *options]) == 0
+    assert cache_verb.main(["--prune", *options]) == 0
     assert not old.exists()
     assert new.is_dir()
-    assert cache_verb.main(["prune", "--unused-days", "0", *options]) == 0
+    assert cache_verb.main(["--prune", "--unused-days", "0", *options]) == 0
     assert not new.exists()
+
+
+def test_a_relative_model_folder_is_the_same_to_workers_that_run_elsewhere(
+    recipe: Recipe, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(base_folder.parent)
+    relative = recipe.replace({"model": {"path": base_folder.name, "retain_path": base_folder.name}})
+    prepared = plan(relative)
+    assert (prepared.base, prepared.retain_only) == (str(base_folder), str(base_folder))
+    assert plan(recipe.replace({"model": {"path": "someone/some-model"}})).base == "someone/some-model"

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from grun import config
 from grun.config import IdkConfig, JsonlData, Mlp3GateConfig, NpoConfig, Recipe, TofuData
 from grun.errors import ConfigError
 from pipelines import cli
-from pipelines.cli import parse_command
+from pipelines.cli import next_step, parse_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -229,8 +230,18 @@ class TestOwnOptions:
 
     def test_they_come_back_apart_from_the_fields(self) -> None:
         given, own = parse_command("Do it.", ["--adapter", "x", "--adapter.rank", "2", "--seed", "3"], extra=self.add)
-        assert vars(own) == {"adapter": "x", "rollback": False}
+        assert vars(own) == {"adapter": "x", "rollback": False, "again": "--adapter.rank 2 --seed 3"}
         assert (given.adapter.rank, given.seed) == (2, 3)
+
+    def test_a_next_step_is_about_the_same_recipe(self, tmp_path: Path) -> None:
+        file = tmp_path / "my recipe.yaml"
+        file.write_text("seed: 3\n", encoding="utf-8")
+        given, own = parse_command("Do it.", ["--recipe", str(file), "--request.reason", "it's due"], extra=self.add)
+        step = next_step("promote", own.again, "judge it", "--rollback")
+        command, purpose = step.split("    ")
+        assert purpose == "judge it"
+        assert shlex.split(command)[:3] == ["python", "pipelines/promote.py", "--rollback"]
+        assert parse_command("Do it.", shlex.split(command)[3:], extra=self.add)[0] == given
 
     def test_they_are_near_misses_too(self) -> None:
         with pytest.raises(ConfigError, match=r"did you mean `--rollback`"):

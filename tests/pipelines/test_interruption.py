@@ -1,4 +1,4 @@
-"""A sweep that is interrupted, as by Ctrl-C, and the same command again: real Ray, warm slots, a process of its own."""
+"""A command that is interrupted, as by Ctrl-C, and the same command again: real Ray, a process of its own."""
 
 import json
 import os
@@ -45,6 +45,29 @@ def start(command: list[str]) -> subprocess.Popen[str]:
 
 def records(tmp_path: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in tmp_path.glob("outputs/sweeps/interrupted/trials/*/trial.json")]
+
+
+def test_an_interrupted_training_goes_on_from_its_last_checkpoint(command: list[str], tmp_path: Path) -> None:
+    command = [*command[:1], "pipelines/train.py", *command[2:], "--train.epochs", "150", "--train.report_every", "2"]
+    with start(command) as first:
+        assert first.stderr is not None
+        said = []
+        for line in first.stderr:
+            said.append(line)
+            if line.startswith("training: 10 %"):
+                first.send_signal(signal.SIGINT)
+                break
+        said += first.stderr.readlines()
+    assert first.returncode == 130, "".join(said)
+    assert said[-1] == "interrupted; the same command continues where this one stopped\n"
+    tracker = Tracker.open(TrackingConfig(), tmp_path / "outputs")
+    assert [run.info.status for run in tracker.search("tags.kind = 'train'")] == ["KILLED"]
+    with start(command) as second:
+        _out, err = second.communicate(timeout=400)
+    assert second.returncode == 0, err
+    [continuing] = [line for line in err.splitlines() if line.startswith("continuing from step ")]
+    assert int(continuing.split()[3]) >= 2
+    assert [run.info.status for run in tracker.search("tags.kind = 'train'")] == ["FINISHED"]
 
 
 def test_an_interrupted_sweep_goes_on_with_the_same_command(command: list[str], tmp_path: Path) -> None:
