@@ -2,14 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: setup demo test check lint types contracts test-slow clean
 
-# installed by a lock: pyreft pins an old transformers, and plain torch would bring gigabytes of CUDA
+# installed by a lock, as pyreft pins an old transformers; torch apart from it, as its builds differ from machine to machine
 $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet --no-deps -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
