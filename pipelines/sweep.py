@@ -65,14 +65,15 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
     claim_folder(folder, recipe, sections=_SECTIONS)
     cache = ensure_cache(recipe, prepared, space.variants(recipe), evaluates=True)
     context = TrialContext(recipe, prepared, folder, space.thresholds, cache)
-    num_slots = warm_slots(recipe, space)
-    if done := sum(record.done for record in read_trials(folder)):
-        note(f"continuing: {done} of {num_trials(recipe, space)} trials are done")
+    done, count = sum(record.done for record in read_trials(folder)), num_trials(recipe, space)
+    if done:
+        note(f"continuing: {done} of {count} trials are done")
+    num_slots = warm_slots(recipe, space) if done < count else 0
     with tracker.run(f"{recipe.name}-sweep", key=f"sweep/{recipe.name}/{folder}", tags={"kind": "sweep"}) as run_id:
         tracker.log_params(run_id, deciding_settings(recipe, sections=_SECTIONS))
         record_request(tracker, run_id, prepared.request)
         with (
-            progress(f"sweeping {space.title}", num_trials(recipe, space)) as advance,
+            progress(f"sweeping {space.title}", count) as advance,
             following_trials(tracker, run_id, context, lambda trial: _announce(trial, advance)),
         ):
             if num_slots:
