@@ -62,7 +62,7 @@ class DeepSpeedEngine(TorchEngine):
         lm = load_frozen_lm(folder, revision=model.revision, dtype=model.dtype, pad_token=model.pad_token, device=None, cut=cut)
         self._engine, *_ = deepspeed.initialize(model=lm.model, config=settings)
         # one batch a step: every further one would gather the base again
-        super().__init__(FullPass(lm) if cache is None else CachedPass(lm, cache, num_buckets=1))
+        super().__init__(FullPass(lm) if cache is None else CachedPass(lm, cache))
 
     def backward(self, loss: Tensor) -> None:
         """Autograd through the sharded base; ZeRO's hooks gather and release its blocks."""

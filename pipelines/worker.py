@@ -152,7 +152,7 @@ def build_engine(recipe: Recipe, base: str, cache_folder: str | None = None, *, 
     buckets = recipe.train.length_buckets
     device = ray.train.torch.get_device() if recipe.train.use_gpu else "cpu"
     lm = load_frozen_lm(base, revision=model.revision, dtype=model.dtype, pad_token=model.pad_token, device=device, cut=cut)
-    return TorchEngine(FullPass(lm, buckets) if cache is None else CachedPass(lm, cache, buckets))
+    return TorchEngine(FullPass(lm, buckets) if cache is None else CachedPass(lm, cache))
 
 
 def make_card(recipe: Recipe, request: UnlearningRequest, engine: Engine, task: Task, steps: int) -> AdapterCard:

@@ -37,8 +37,8 @@ class TrainConfig(Config):
     cpus_per_worker: PositiveInt = 1
     """CPUs that Ray reserves for a worker."""
     length_buckets: PositiveInt = 4
-    """Batches of similar length that the rows of a step are divided into, so that ragged answers cost no padding; a sharded
-    base always gets one, as every batch would gather it anew."""
+    """Without a prefix cache: batches of similar length that the rows of a step are divided into, so that ragged rows cost less
+    padding. A sharded base always gets one, as every batch would gather it anew. (From a cache, rows are packed without padding.)"""
     report_every: PositiveInt = 20
     """Steps between two reports to Ray: a checkpoint, a probe of the validation rows, a chance to be stopped."""
     probe_rows: PositiveInt = 64

@@ -8,11 +8,13 @@ Shapes: B sequences, T padded length, N answer tokens of the whole batch.
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from grun.data.prompts import Example
 
@@ -47,6 +49,11 @@ class TokenBatch:
         return self.input_ids.shape[0]
 
     @property
+    def edited(self) -> tuple[Tensor, Tensor]:
+        """Index (row, position) of each row's last prompt token."""
+        return torch.arange(self.num_rows, device=self.last_prompt.device), self.last_prompt
+
+    @property
     def supplies(self) -> Mapping[int, Tensor]:
         """Blocks whose output is not computed: none."""
         return {}
@@ -54,6 +61,10 @@ class TokenBatch:
     def model_inputs(self) -> dict[str, Tensor]:
         """Arguments of a model's forward."""
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "position_ids": self.position_ids}
+
+    def running(self, model: PreTrainedModel) -> AbstractContextManager[None]:  # noqa: ARG002 - the same for every batch
+        """Nothing else has to be known to a model."""
+        return nullcontext()
 
     def to(self, device: torch.device) -> "TokenBatch":
         """Return the batch on another device."""

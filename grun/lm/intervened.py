@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from grun.interventions import Adapter
 from grun.lm.frozen import FrozenLM
@@ -54,8 +54,8 @@ class ModelBatch(Protocol):
     """What a forward pass is given: token ids, or suffixes on top of cached prefixes."""
 
     @property
-    def last_prompt(self) -> Tensor:
-        """(B,) index of each row's last prompt token: the only position that is ever edited."""
+    def edited(self) -> tuple[Tensor, Tensor]:
+        """Index (first axis, second axis), each (B,), of each row's last prompt token: the only position that is ever edited."""
         ...
 
     @property
@@ -87,6 +87,10 @@ class ModelBatch(Protocol):
         """Arguments of the model's forward."""
         ...
 
+    def running(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """Whatever the model has to know of the batch beside its arguments, for the time of a forward pass."""
+        ...
+
 
 def _constant(states: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda _h: states
@@ -95,9 +99,9 @@ def _constant(states: Tensor) -> Callable[[Tensor], Tensor]:
 class _Edits:
     """The edits of one forward pass, and the gate logits they leave behind."""
 
-    def __init__(self, adapter: Adapter, last_prompt: Tensor, threshold: float | None, *, prefill_only: bool) -> None:
+    def __init__(self, adapter: Adapter, edited: tuple[Tensor, Tensor], threshold: float | None, *, prefill_only: bool) -> None:
         self.adapter = adapter
-        self.last_prompt = last_prompt
+        self.edited = edited
         self.threshold = threshold
         self.prefill_only = prefill_only
         self.logits: dict[int, Tensor] = {}
@@ -106,10 +110,9 @@ class _Edits:
         def edit(h: Tensor) -> Tensor:
             if self.prefill_only and layer in self.logits:
                 return h  # a decoding step
-            rows = torch.arange(h.shape[0], device=h.device)
-            edited = self.adapter.at(layer)(h[rows, self.last_prompt], threshold=self.threshold)
+            edited = self.adapter.at(layer)(h[self.edited], threshold=self.threshold)
             self.logits[layer] = edited.gate_logits
-            return h.index_put((rows, self.last_prompt), edited.hidden)
+            return h.index_put(self.edited, edited.hidden)
 
         return edit
 
@@ -140,7 +143,7 @@ class IntervenedLM:
         read: list[Tensor] = []
         with (
             self._supplied(batch),
-            self._edited(batch.last_prompt) as edits,
+            self._edited(batch.edited) as edits,
             edit_outputs(self._reader(read_layer, batch.predicts, read)),
             narrow_input(self.lm.head, batch.predicts),
         ):
@@ -159,7 +162,8 @@ class IntervenedLM:
         return edit_outputs({self.lm.blocks[layer]: _constant(states) for layer, states in batch.supplies.items()})
 
     def _forward(self, batch: ModelBatch) -> Tensor:
-        logits = self.lm.model(**batch.model_inputs(), use_cache=False).logits
+        with batch.running(self.lm.model):
+            logits = self.lm.model(**batch.model_inputs(), use_cache=False).logits
         assert isinstance(logits, Tensor)
         return logits
 
@@ -177,7 +181,7 @@ class IntervenedLM:
     @torch.no_grad()
     def logits(self, batch: ModelBatch) -> Tensor:
         """Return the full logits (B, T, V) of a batch."""
-        with self._supplied(batch), self._edited(batch.last_prompt):
+        with self._supplied(batch), self._edited(batch.edited):
             return self._forward(batch)
 
     @torch.no_grad()
@@ -191,7 +195,8 @@ class IntervenedLM:
             attention_mask[index, length - len(prompt) :] = 1
         device = self.lm.device
         last_prompt = torch.full((len(prompts),), length - 1, device=device)
-        with self._edited(last_prompt, prefill_only=True) as edits:
+        rows = torch.arange(len(prompts), device=device)
+        with self._edited((rows, last_prompt), prefill_only=True) as edits:
             generate: Any = self.lm.model.generate
             output = generate(
                 inputs=input_ids.to(device),
@@ -212,11 +217,11 @@ class IntervenedLM:
         )
 
     @contextmanager
-    def _edited(self, last_prompt: Tensor, *, prefill_only: bool = False) -> Iterator[_Edits | None]:
+    def _edited(self, edited: tuple[Tensor, Tensor], *, prefill_only: bool = False) -> Iterator[_Edits | None]:
         """Attach the adapter's edits; nothing without an adapter."""
         if self.adapter is None:
             yield None
             return
-        edits = _Edits(self.adapter, last_prompt, self.threshold, prefill_only=prefill_only)
+        edits = _Edits(self.adapter, edited, self.threshold, prefill_only=prefill_only)
         with edit_outputs({self.lm.blocks[layer]: edits.at(layer) for layer in self.adapter.layers}):
             yield edits

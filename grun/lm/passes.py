@@ -17,7 +17,7 @@ from grun.interventions import Adapter
 from grun.lm.frozen import FrozenLM
 from grun.lm.intervened import Answers, IntervenedLM
 from grun.lm.prefix_cache import PrefixCache
-from grun.lm.suffix import collate_suffixes
+from grun.lm.suffix import pack_suffixes
 
 __all__ = ["CachedPass", "FullPass", "Pass"]
 
@@ -95,16 +95,11 @@ class FullPass:
 
 @dataclass(frozen=True)
 class CachedPass:
-    """The suffix through the blocks above the cut; what comes before is read from a prefix cache.
-
-    Rows go through in a few batches of similar length, so that ragged answers cost no padding.
-    """
+    """The suffix through the blocks above the cut, without padding; what comes before is read from a prefix cache."""
 
     lm: FrozenLM
     """The upper part of the base, cut where the adapter starts."""
     cache: PrefixCache
-    num_buckets: int = 4
-    """Batches that the rows are divided into; 1 where the base is sharded, as every batch gathers it anew."""
 
     def __post_init__(self) -> None:
         if self.lm.cut is None or self.lm.cut not in self.cache.spec.state_layers:
@@ -153,15 +148,9 @@ class CachedPass:
         )
 
     def _run(self, model: IntervenedLM, examples: Sequence[Example], *, keep_logits: bool, read_layer: int | None) -> Answers:
-        cut, rows = model.lm.cut, [self.cache.row(example) for example in examples]
-        assert cut is not None
-
-        def run(bucket: Sequence[int]) -> Answers:
-            chosen = [rows[row] for row in bucket]
-            batch = collate_suffixes(chosen, cut=cut, num_layers=self.lm.num_layers, device=self.lm.device)
-            return model.answers(batch, keep_logits=keep_logits, read_layer=read_layer)
-
-        return _in_buckets([len(row.answer_ids) for row in rows], self.num_buckets, run)
+        assert model.lm.cut is not None
+        batch = pack_suffixes([self.cache.row(example) for example in examples], cut=model.lm.cut, device=self.lm.device)
+        return model.answers(batch, keep_logits=keep_logits, read_layer=read_layer)
 
 
 def _in_buckets(lengths: Sequence[int], num_buckets: int, run: Callable[[Sequence[int]], Answers]) -> Answers:

@@ -3,20 +3,27 @@
     prefix  = prompt tokens before the last one: keys and values of the blocks above the cut, read and never written
     suffix  = the last prompt token and the answer without its end: what is run, and where every answer token is predicted
 
-Prefixes are padded on the left and suffixes on the right, so that the two meet and no query is left without a key.
+Suffixes are packed: all rows of a batch lie in one sequence behind each other, so that no product of matrices sees a token of
+padding, however ragged the rows are. Only attention has to know where a row begins and which prefix is its own. It is
+registered with the library as an implementation of attention, and calls the one that the model came with row by row, so
+that grouped heads, scaling and soft caps stay the model's; a sliding window is cut out by position.
 
-Shapes: B rows, P longest prefix, S longest suffix, N answer tokens, H key heads, E width of a head, D hidden size.
+Shapes: B rows, N suffix tokens of all of them, n and P suffix and prefix tokens of one, H key heads, E width of a head, D hidden size.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-__all__ = ["SuffixBatch", "SuffixRow", "collate_suffixes"]
+__all__ = ["SuffixBatch", "SuffixRow", "pack_suffixes"]
 
 
 class SuffixRow(Protocol):
@@ -24,7 +31,7 @@ class SuffixRow(Protocol):
 
     @property
     def prefix_length(self) -> int:
-        """Tokens of the prompt before the last one."""
+        """Tokens P of the prompt before the last one."""
         ...
 
     @property
@@ -33,7 +40,7 @@ class SuffixRow(Protocol):
         ...
 
     def keys_values(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return keys and values of the prefix in a block above the cut, (H, prefix_length, E) each."""
+        """Return keys and values of the prefix in a block above the cut, (H, P, E) each."""
         ...
 
     def states(self, layer: int) -> Tensor:
@@ -41,114 +48,131 @@ class SuffixRow(Protocol):
         ...
 
 
-class _PrefixLayer(DynamicLayer):
-    """Keys and values of a prefix, which attention may extend but not change.
-
-    The library's own layer would grow with every forward pass, and keep its graph. Sliding windows need nothing else:
-    the prefix is stored whole, and the mask, which counts positions, cuts the window out.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        DynamicLayer.__init__(self)
-        self.prefix = keys, values
-        self.keys, self.values = keys, values
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Return the keys and values (B, H, P + S, E) of prefix and suffix."""
-        keys, values = self.prefix
-        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
-
-    def get_seq_length(self) -> int:
-        """Length P of the prefix."""
-        return int(self.prefix[0].shape[-2])
-
-
-class _PrefixCache(DynamicCache):
-    """One layer for every block of the model; those that are skipped know their length only."""
-
-    def __init__(self, layers: Sequence[_PrefixLayer]) -> None:
-        super().__init__()
-        self.layers = list(layers)
-
-
 @dataclass(frozen=True)
 class SuffixBatch:
-    """Padded suffixes, the prefixes before them, and what the block at the cut puts out."""
+    """Packed suffixes, the prefixes before them, and what the block at the cut puts out."""
 
-    attention_mask: Tensor
-    """(B, P + S) 1 at tokens, 0 at padding."""
+    rows: Sequence[SuffixRow]
     position_ids: Tensor
-    """(B, S) positions counted from each row's first token."""
-    last_prompt: Tensor
-    """(B,) index of the last prompt token in the suffix: 0."""
-    predicts: Tensor
-    """(B, S) True where the next token is an answer token: everywhere but at padding."""
+    """(1, N) positions counted from each row's first token."""
     targets: Tensor
     """(N,) the answer tokens, row after row."""
     row: Tensor
-    """(N,) the row of each answer token."""
+    """(N,) the row of each token."""
     supplies: Mapping[int, Tensor]
-    """By block, the output (B, S, D) that stands for what is not computed."""
-    keys_values: Mapping[int, tuple[Tensor, Tensor]]
-    """By block above the cut, keys and values (B, H, P, E)."""
-    num_layers: int
+    """By block, the output (1, N, D) that stands for what is not computed."""
+    _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
         """Number of rows B."""
-        return self.attention_mask.shape[0]
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens n of each suffix."""
+        return [len(row.answer_ids) for row in self.rows]
+
+    @property
+    def edited(self) -> tuple[Tensor, Tensor]:
+        """Index of each row's last prompt token: the first of its suffix."""
+        ends = torch.tensor(self.lengths).cumsum(0)
+        starts = (ends - torch.tensor(self.lengths)).to(self.row.device)
+        return torch.zeros_like(starts), starts
+
+    @property
+    def predicts(self) -> Tensor:
+        """(1, N) True where the next token is an answer token: everywhere."""
+        return torch.ones_like(self.position_ids, dtype=torch.bool)
 
     def model_inputs(self) -> dict[str, Any]:
         """Arguments of the model's forward."""
         [states] = self.supplies.values()
-        rows, prefix = self.num_rows, self.attention_mask.shape[1] - self.predicts.shape[1]
-        length_only = states.new_zeros(1).expand(rows, 1, prefix, 1)
-        layers = [_PrefixLayer(*self.keys_values.get(layer, (length_only, length_only))) for layer in range(self.num_layers)]
-        return {
-            # the placeholder at the cut puts `states` in the place of whatever it is given
-            "inputs_embeds": torch.zeros_like(states),
-            "attention_mask": self.attention_mask,
-            "position_ids": self.position_ids,
-            "past_key_values": _PrefixCache(layers),
-        }
+        # the placeholder at the cut puts `states` in the place of whatever it is given
+        return {"inputs_embeds": torch.zeros_like(states), "position_ids": self.position_ids}
+
+    @contextmanager
+    def running(self, model: PreTrainedModel) -> Iterator[None]:
+        """Let the model's attention know this batch while it runs."""
+        config = model.config.get_text_config()
+        own = config._attn_implementation
+        token = _RUNNING.set((self, own))
+        config._attn_implementation = _NAME
+        try:
+            yield
+        finally:
+            config._attn_implementation = own
+            _RUNNING.reset(token)
+
+    def mask(self, suffix: int, prefix: int, window: int | None, like: Tensor) -> Tensor:
+        """What a suffix of n tokens sees of P + n keys, (1, 1, n, P + n): 0, or the least number there is."""
+        key = (suffix, prefix, window)
+        if key not in self._masks:
+            position = torch.arange(prefix, prefix + suffix, device=like.device).unsqueeze(1)
+            of_key = torch.arange(prefix + suffix, device=like.device)
+            seen = (of_key <= position) & (True if window is None else of_key > position - window)
+            hidden = torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill(~seen, torch.finfo(like.dtype).min)
+            self._masks[key] = hidden[None, None]
+        return self._masks[key]
 
 
-def collate_suffixes(rows: Sequence[SuffixRow], *, cut: int, num_layers: int, device: torch.device) -> SuffixBatch:
-    """Pad rows of a prefix cache to a batch for the blocks above `cut`."""
-    prefixes = torch.tensor([row.prefix_length for row in rows])
-    suffixes = torch.tensor([len(row.answer_ids) for row in rows])
-    prefix, suffix = int(prefixes.max()), int(suffixes.max())
-    at_prefix = torch.arange(prefix) >= (prefix - prefixes).unsqueeze(1)
-    predicts = torch.arange(suffix) < suffixes.unsqueeze(1)
-    # padding repeats the last position, as a table of positions may end there
-    offsets = torch.minimum(torch.arange(suffix), suffixes.unsqueeze(1) - 1)
-    keys_values = {layer: _pad_left([row.keys_values(layer) for row in rows], prefix) for layer in range(cut + 1, num_layers)}
+_NAME = "grun_packed_suffixes"
+
+_RUNNING: ContextVar[tuple[SuffixBatch, str]] = ContextVar("running suffixes")
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,  # noqa: ARG001 - there is none for an implementation that the library does not know
+    *,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The library's interface: from (1, heads, N, E) to (1, N, heads, E), row by row."""
+    batch, own = _RUNNING.get()
+    attend = _implementation(module, own)
+    layer, outputs = _layer_of(module), []
+    # one split and not a slice a row: the gradient of a slice is as large as what it was cut from
+    suffixes = zip(*(whole.split(batch.lengths, dim=2) for whole in (query, key, value)), strict=True)
+    for row, (queries, *new) in zip(batch.rows, suffixes, strict=True):
+        keys, values = (
+            torch.cat([prefix.to(suffix.device).unsqueeze(0), suffix], dim=2)
+            for prefix, suffix in zip(row.keys_values(layer), new, strict=True)
+        )
+        mask = batch.mask(queries.shape[2], row.prefix_length, sliding_window, query)
+        outputs.append(attend(module, queries, keys, values, mask, **kwargs)[0])
+    return torch.cat(outputs, dim=1), None
+
+
+AttentionInterface.register(_NAME, _attend)
+
+
+def _layer_of(module: nn.Module) -> int:
+    layer = module.layer_idx
+    assert isinstance(layer, int)
+    return layer
+
+
+def _implementation(module: nn.Module, name: str) -> Callable[..., Any]:
+    """The attention that the model came with; `eager` is a function of the model's own file."""
+    if name == "eager":
+        found: Callable[..., Any] = sys.modules[type(module).__module__].eager_attention_forward
+        return found
+    implementation: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS[name]
+    return implementation
+
+
+def pack_suffixes(rows: Sequence[SuffixRow], *, cut: int, device: torch.device) -> SuffixBatch:
+    """Pack rows of a prefix cache to a batch for the blocks above `cut`."""
+    lengths = torch.tensor([len(row.answer_ids) for row in rows])
+    positions = [torch.arange(row.prefix_length, row.prefix_length + len(row.answer_ids)) for row in rows]
     return SuffixBatch(
-        attention_mask=torch.cat([at_prefix, predicts], dim=1).long().to(device),
-        position_ids=(prefixes.unsqueeze(1) + offsets).to(device),
-        last_prompt=torch.zeros(len(rows), dtype=torch.long, device=device),
-        predicts=predicts.to(device),
+        rows=rows,
+        position_ids=torch.cat(positions).unsqueeze(0).to(device),
         targets=torch.tensor([token for row in rows for token in row.answer_ids]).to(device),
-        row=predicts.nonzero(as_tuple=True)[0].to(device),
-        supplies={cut: _pad_right([row.states(cut) for row in rows], suffix).to(device)},
-        keys_values={layer: (keys.to(device), values.to(device)) for layer, (keys, values) in keys_values.items()},
-        num_layers=num_layers,
+        row=torch.repeat_interleave(torch.arange(len(rows)), lengths).to(device),
+        supplies={cut: torch.cat([row.states(cut) for row in rows]).unsqueeze(0).to(device)},
     )
-
-
-def _pad_left(rows: Sequence[tuple[Tensor, Tensor]], length: int) -> tuple[Tensor, Tensor]:
-    first = rows[0][0]
-    keys, values = (first.new_zeros(len(rows), first.shape[0], length, first.shape[2]) for _ in range(2))
-    for index, (key, value) in enumerate(rows):
-        start = length - key.shape[1]
-        keys[index, :, start:] = key
-        values[index, :, start:] = value
-    return keys, values
-
-
-def _pad_right(rows: Sequence[Tensor], length: int) -> Tensor:
-    padded = rows[0].new_zeros(len(rows), length, rows[0].shape[1])
-    for index, states in enumerate(rows):
-        padded[index, : len(states)] = states
-    return padded

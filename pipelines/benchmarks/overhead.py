@@ -105,7 +105,7 @@ def _bare_loop(recipe: Recipe, prepared: Prepared, cache: Path, folder: Path) ->
     folder.mkdir(parents=True)
     opened = PrefixCache.open(cache, verify=False)
     lm: FrozenLM = load_frozen_lm(prepared.base, cut=opened.spec.cut)
-    engine = TorchEngine(CachedPass(lm, opened, num_buckets=1))
+    engine = TorchEngine(CachedPass(lm, opened))
     task = build_task(recipe, prepared.splits, prepared.request, lm)
     spool = MetricsSpool(folder / "metrics.jsonl")
     fit(engine, task.adapter, task.objective, task.sampler, task.optimizer, callbacks=[spool])

@@ -54,7 +54,7 @@ def run(options: Options) -> Report:
             note(f"step {name}: building the cache of {len(examples)} rows, {lengths[0]} to {lengths[-1]} tokens long")
             cache = training.build_cache(examples, Path(folder))
             rows += [*_gradients(name, _trainers(training, cache)), *_costs(name, _trainers(training, cache), options)]
-            rows += _buckets(training, cache, options) if name == "gd" else []
+            rows += _buckets(training, options) if name == "gd" else []
         # the whole takes a while, and may be stopped once enough was seen
         note("; ".join(f"{row.name} {row.ratio:.3g}" for row in rows[first:] if row.ratio is not None))
     title = f"A training step: {geometry.num_layers} blocks, {geometry.hidden_size} wide, CPU time"
@@ -93,7 +93,8 @@ def _costs(name: str, trainers: dict[str, Trainer], options: Options) -> list[Ro
     ]
 
 
-def _buckets(training: Training, cache: PrefixCache, options: Options) -> list[Row]:
-    ways = {str(count): timed(training.cached(cache, _NUM_BATCHES, count).step) for count in _BUCKETS}
-    samples = interleave(ways, options.repeats, title="step with 1, 2, 4 and 8 length buckets")
-    return [compare(f"step.buckets.{count}_over_4", samples[count], samples["4"]) for count in ways]
+def _buckets(training: Training, options: Options) -> list[Row]:
+    """Full passes in 1, 2, 4 and 8 batches of similar length; cached passes are packed and have none."""
+    ways = {str(count): timed(training.full(_NUM_BATCHES, count).step) for count in _BUCKETS}
+    samples = interleave(ways, options.repeats, title="full passes in 1, 2, 4 and 8 length buckets")
+    return [compare(f"step.full_buckets.{count}_over_4", samples[count], samples["4"]) for count in ways]

@@ -168,13 +168,13 @@ class Training:
             write_shard(self.lm, spec, rows, folder, number, batch_size=16)
         return PrefixCache.open_shards(folder, spec)
 
-    def full(self, num_batches: int) -> "Trainer":
+    def full(self, num_batches: int, num_buckets: int = 4) -> "Trainer":
         """Train by full passes, on the first batches in turn."""
-        return Trainer(self, FullPass(self.lm, num_buckets=4), num_batches)
+        return Trainer(self, FullPass(self.lm, num_buckets), num_batches)
 
-    def cached(self, cache: PrefixCache, num_batches: int, num_buckets: int = 4) -> "Trainer":
+    def cached(self, cache: PrefixCache, num_batches: int) -> "Trainer":
         """Train from a cache that holds the first batches, on these in turn."""
-        return Trainer(self, CachedPass(self.lm.above(self.cut), cache, num_buckets), num_batches)
+        return Trainer(self, CachedPass(self.lm.above(self.cut), cache), num_batches)
 
 
 def new_training(lm: FrozenLM, recipe: Recipe, splits: Splits) -> Training:

@@ -72,10 +72,9 @@ def gradients(way: Pass, adapter: Adapter, *, read_layer: int) -> Tensor:
 
 
 @pytest.mark.parametrize("layers", [(0,), (1, 2), (LAST,), (0, LAST)], ids=str)
-@pytest.mark.parametrize("num_buckets", [1, 3])
-def test_cached_equals_full(lm: FrozenLM, cache: PrefixCache, layers: tuple[int, ...], num_buckets: int) -> None:
+def test_cached_equals_full(lm: FrozenLM, cache: PrefixCache, layers: tuple[int, ...]) -> None:
     adapter = adapter_at(*layers)
-    full, cached = FullPass(lm), CachedPass(lm.above(layers[0]), cache, num_buckets)
+    full, cached = FullPass(lm), CachedPass(lm.above(layers[0]), cache)
     for threshold in (None, 0.5):
         expected, found = (
             way.answers(EXAMPLES, adapter, threshold=threshold, keep_logits=True, read_layer=LAST) for way in (full, cached)

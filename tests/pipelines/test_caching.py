@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
-from transformers import LlamaForCausalLM
+from transformers import AttentionInterface, LlamaForCausalLM
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from grun.config import Recipe
 from grun.data.prompts import PromptEncoder
@@ -17,7 +18,7 @@ from grun.errors import CacheError
 from grun.evaluation.evaluate import AdapterScorer, Scorer
 from grun.evaluation.sets import evaluation_sets
 from grun.interventions import build_adapter
-from grun.lm import CachedPass, FullPass, PrefixCache, load_frozen_lm
+from grun.lm import CachedPass, FullPass, PrefixCache, load_frozen_lm, suffix
 from grun.lm.prefix_cache import CACHE_FILE, shard_path
 from grun.training import TorchEngine, build_task, fit
 from pipelines import cache as cache_verb
@@ -165,14 +166,8 @@ def test_a_base_whose_forward_does_not_take_a_cache(
 def test_a_probe_that_disagrees_is_remembered_and_not_built_again(
     recipe: Recipe, prepared: Prepared, ran: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = LlamaForCausalLM.forward
-
-    def forgets_the_prefix(self: Any, past_key_values: Any = None, attention_mask: Any = None, **kwargs: Any) -> Any:
-        if past_key_values is not None and past_key_values.get_seq_length():
-            past_key_values, attention_mask = None, attention_mask[:, -kwargs["inputs_embeds"].shape[1] :]
-        return forward(self, past_key_values=past_key_values, attention_mask=attention_mask, **kwargs)
-
-    monkeypatch.setattr(LlamaForCausalLM, "forward", forgets_the_prefix)
+    # a model whose attention does not ask the library for its implementation would run like this: without any prefix
+    monkeypatch.setitem(AttentionInterface._global_mapping, suffix._NAME, ALL_ATTENTION_FUNCTIONS["sdpa"])
     with pytest.raises(CacheError, match="cached and full passes must give the same gradients, got a relative difference of"):
         ensure_cache(recipe, prepared, [recipe])
     count = len(ran)

@@ -93,7 +93,12 @@ def cases(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., R
             recipes[f"{stage}-{name}"] = make_recipe(output=str(folder), objective=objective, train=train, cache=cache)
     for stage, (train, cache) in list(STAGES.items())[:2]:
         recipes[f"{stage}-bfloat16"] = make_recipe(
-            output=str(folder), objective=OBJECTIVES["npo_kl"], train=train, cache=cache, model={"dtype": "bfloat16"}
+            output=str(folder),
+            objective=OBJECTIVES["npo_kl"],
+            # one batch a step, as on a sharded base: bfloat16 rounds in another way in batches of another shape
+            train={**train, "length_buckets": 1},
+            cache=cache,
+            model={"dtype": "bfloat16"},
         )
     prepared = plan(recipes["whole-gd_ce"])
     write_prepared(prepared)
