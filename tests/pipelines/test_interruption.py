@@ -48,13 +48,13 @@ def records(tmp_path: Path) -> list[dict[str, Any]]:
 
 
 def test_an_interrupted_training_goes_on_from_its_last_checkpoint(command: list[str], tmp_path: Path) -> None:
-    command = [*command[:1], "pipelines/train.py", *command[2:], "--train.epochs", "150", "--train.report_every", "2"]
+    command = [*command[:1], "pipelines/train.py", *command[2:], "--train.epochs", "300", "--train.report_every", "20"]
     with start(command) as first:
         assert first.stderr is not None
         said = []
         for line in first.stderr:
             said.append(line)
-            if line.startswith("training: 10 %"):
+            if line.startswith("training: "):  # some tenth of it is done
                 first.send_signal(signal.SIGINT)
                 break
         said += first.stderr.readlines()
@@ -66,7 +66,7 @@ def test_an_interrupted_training_goes_on_from_its_last_checkpoint(command: list[
         _out, err = second.communicate(timeout=400)
     assert second.returncode == 0, err
     [continuing] = [line for line in err.splitlines() if line.startswith("continuing from step ")]
-    assert int(continuing.split()[3]) >= 2
+    assert int(continuing.split()[3]) >= 20
     assert [run.info.status for run in tracker.search("tags.kind = 'train'")] == ["FINISHED"]
 
 
