@@ -5,14 +5,16 @@ step, and scores without a cache; the base is taught and scored beforehand on ei
 process's CPU time: everything here is wall time.
 """
 
+import shutil
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from grun.config import Recipe
 from pipelines.benchmarks.figures import ratio_figure
 from pipelines.benchmarks.harness import Options, Report, Row, Seconds, compare, plain
-from pipelines.caching import ensure_cache
+from pipelines.caching import ensure_cache, plan_cache
 from pipelines.cluster import connected
 from pipelines.console import note
 from pipelines.prepare import prepare
@@ -39,10 +41,9 @@ def run(options: Options) -> Report:
     # an idle slot keeps its two CPUs while trials alone start their own workers
     with connected(recipe):
         prepare(recipe, prepared)
-        start = time.perf_counter()
-        cache = ensure_cache(recipe, prepared, space.variants(recipe), evaluates=True)
-        build = time.perf_counter() - start
-        assert cache is not None
+        variants = space.variants(recipe)
+        cache, build = _timed_cache(recipe, prepared, variants)
+        caches = _one_cache_against_one_per_cut(recipe, prepared, variants, build)
         more, alone = _trials(options, recipe, prepared, cache, list(space.thresholds))
         start = time.perf_counter()
         count = 2 if options.tiny else _SIXTEEN
@@ -53,7 +54,7 @@ def run(options: Options) -> Report:
     rows: list[Row] = [
         compare("sweep.one_more_trial_over_alone", more, alone, wall_only=True),
         plain("sweep.sixteen_over_separate", whole, "s", baseline=separate),
-        plain("sweep.cache_build_s", build, "s"),
+        *caches,
     ]
     workload = {
         "trials": count,
@@ -62,6 +63,30 @@ def run(options: Options) -> Report:
         "base": "the embedded testbed's, taught and scored beforehand",
     }
     return Report(rows, ratio_figure("One more trial, and sixteen", rows), workload)
+
+
+def _timed_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe]) -> tuple[Path, float]:
+    """A cache and the seconds it took to build; what is there from an earlier run is built anew."""
+    shutil.rmtree(plan_cache(recipe, prepared, variants, evaluates=True).folder, ignore_errors=True)
+    start = time.perf_counter()
+    cache = ensure_cache(recipe, prepared, variants, evaluates=True)
+    assert cache is not None
+    return cache, time.perf_counter() - start
+
+
+def _one_cache_against_one_per_cut(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe], build: float) -> list[Row]:
+    """Bytes and seconds of the cache that all placements share, against a cache for each block that one of them starts at."""
+    num_layers = plan_cache(recipe, prepared, variants).spec.num_layers
+    by_cut: dict[int, list[Recipe]] = {}
+    for variant in variants:
+        by_cut.setdefault(min(variant.adapter.resolve_layers(num_layers)), []).append(variant)
+    shared = plan_cache(recipe, prepared, variants, evaluates=True).num_bytes
+    apart = sum(plan_cache(recipe, prepared, few, evaluates=True).num_bytes for few in by_cut.values())
+    seconds = sum(_timed_cache(recipe, prepared, few)[1] for few in by_cut.values())
+    return [
+        plain("sweep.cache_bytes.one_over_one_per_cut", shared / 1e6, "MB", baseline=apart / 1e6),
+        plain("sweep.cache_build.one_over_one_per_cut", build, "s", baseline=seconds),
+    ]
 
 
 def _recipe(options: Options) -> Recipe:
