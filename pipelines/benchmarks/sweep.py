@@ -58,7 +58,7 @@ def run(options: Options) -> Report:
     ]
     workload = {
         "trials": count,
-        "steps": recipe.train.epochs,
+        "epochs": recipe.train.epochs,
         "separate": f"{count} times the median of {len(alone)} runs alone",
         "base": "the embedded testbed's, taught and scored beforehand",
     }

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,13 @@ def test_a_cache_is_built_once_and_used_by_whoever_asks_next(recipe: Recipe, pre
     count = len(ran)
     assert ensure_cache(recipe, prepared, [recipe]) == folder
     assert len(ran) == count
+
+
+def test_two_that_want_the_same_cache_build_it_once(recipe: Recipe, prepared: Prepared, ran: list[str]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        folders = {future.result() for future in [pool.submit(ensure_cache, recipe, prepared, [recipe]) for _ in range(2)]}
+    assert len(folders) == 1
+    assert ran.count("finish_cache") == 1
 
 
 def test_the_cache_holds_all_that_training_and_evaluation_run(recipe: Recipe, prepared: Prepared) -> None:
