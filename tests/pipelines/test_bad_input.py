@@ -316,7 +316,9 @@ class TestRequest:
         )
 
     def test_the_demonstration_may_be_trained_in_passing(self, tmp_path: Path) -> None:
-        check_is_demo(Recipe(), Tracker(f"sqlite:///{tmp_path}/mlflow.db", "grun", tmp_path / "artifacts"))
+        tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db", "grun", tmp_path / "artifacts")
+        check_is_demo(Recipe(), tracker)
+        assert Registry(tracker).names() == []
 
     def test_a_version_is_a_number_or_an_alias(self, registered: Path, tmp_path: Path) -> None:
         store = Path(shutil.copytree(registered, tmp_path / "registered"))
