@@ -48,7 +48,7 @@ def records(tmp_path: Path) -> list[dict[str, Any]]:
 
 
 def test_an_interrupted_training_goes_on_from_its_last_checkpoint(command: list[str], tmp_path: Path) -> None:
-    command = [*command[:1], "pipelines/train.py", *command[2:], "--train.epochs", "300", "--train.report_every", "20"]
+    command = [*command[:1], "pipelines/train.py", *command[2:], "--train.epochs", "600", "--train.report_every", "20"]
     with start(command) as first:
         assert first.stderr is not None
         said = []
