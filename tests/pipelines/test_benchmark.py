@@ -172,7 +172,7 @@ def test_step_trains_the_same_adapter_in_all_three_ways(run_benchmark: RunBenchm
             assert row["value"] == rows[f"step.{objective}.{way}.cpu"]["value"]
             assert row["ratio"] == row["value"] / row["baseline"]
     assert rows["step.gd_long.median_row"]["value"] > rows["step.gd.median_row"]["value"] + 40
-    assert {f"step.buckets.{count}_over_4" for count in (1, 2, 4, 8)} <= rows.keys()
+    assert {f"step.full_buckets.{count}_over_4" for count in (1, 2, 4, 8)} <= rows.keys()
     assert "step.rmu.full_over_cached" in capsys.readouterr().out
 
 
