@@ -16,9 +16,10 @@ from grun.adapters import digest_adapter, load_adapter
 from grun.config import Recipe
 from grun.data.prompts import PromptEncoder
 from grun.evaluation.evaluate import AdapterScorer, Rows, Scorer
-from grun.evaluation.report import EvalReport, ScoredSet, summarise
+from grun.evaluation.report import EvalReport
 from grun.evaluation.scores import RowScore, read_rows, write_rows
 from grun.evaluation.sets import EvalSet, evaluation_sets
+from grun.evaluation.summary import ScoredSet, summarise
 from grun.lm import PrefixCache, digest_weights, resolve_folder
 from pipelines.loaded import loaded_base
 from pipelines.prepared import Prepared, read_prepared

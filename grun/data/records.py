@@ -27,7 +27,9 @@ class QARecord:
     paraphrased_answer: str | None = None
     """The same answer in other words: the base of the truth ratio."""
     wrong_answers: tuple[str, ...] = ()
-    """Answers of the same form that are wrong."""
+    """Answers of the same form that are wrong; evaluation scores them, training never sees them."""
+    alternative_answers: tuple[str, ...] = ()
+    """Wrong answers that training may teach in place of the true one; none of them is among `wrong_answers`."""
 
     @property
     def key(self) -> str:
@@ -92,15 +94,28 @@ def parse_record(values: Any, *, where: str) -> Record:
         for field in ("paraphrased_question", "paraphrased_answer")
         if values.get(field) is not None
     }
-    wrong = values.get("perturbed_answer", values.get("wrong_answers")) or []
-    if not isinstance(wrong, list) or not all(isinstance(item, str) and item.strip() for item in wrong):
-        raise DataError(f"{where}: `perturbed_answer` must be a list of non-empty texts, got {wrong!r}")
+    wrong = _texts(values, "perturbed_answer" if "perturbed_answer" in values else "wrong_answers", where)
+    alternatives = _texts(values, "alternative_answers", where)
+    if shared := set(wrong) & set(alternatives):
+        raise DataError(
+            f"{where}: `alternative_answers` must not hold answers that evaluation scores as wrong, got {sorted(shared)}; "
+            "drop them from one of the two"
+        )
     return QARecord(
         question=_text(values, "question", where),
         answer=_text(values, "answer", where),
-        wrong_answers=tuple(item.strip() for item in wrong),
+        wrong_answers=wrong,
+        alternative_answers=alternatives,
         **optional,
     )
+
+
+def _texts(values: Mapping[str, Any], field: str, where: str) -> tuple[str, ...]:
+    """A list of texts that may be missing."""
+    texts = values.get(field) or []
+    if not isinstance(texts, list) or not all(isinstance(item, str) and item.strip() for item in texts):
+        raise DataError(f"{where}: `{field}` must be a list of non-empty texts, got {texts!r}")
+    return tuple(item.strip() for item in texts)
 
 
 def to_json(record: Record) -> dict[str, Any]:
@@ -114,6 +129,8 @@ def to_json(record: Record) -> dict[str, Any]:
         values["paraphrased_answer"] = record.paraphrased_answer
     if record.wrong_answers:
         values["perturbed_answer"] = list(record.wrong_answers)
+    if record.alternative_answers:
+        values["alternative_answers"] = list(record.alternative_answers)
     return values
 
 

@@ -1,24 +1,10 @@
-"""The report of an evaluation: every metric with its direction, sample count and the digest of the rows behind it.
+"""The report of an evaluation: numbers, each with its direction, sample count and the digest of the rows behind it.
 
-| metric | over |
-|---|---|
-| `<set>/probability`, `<set>/rouge_l_recall`, `<set>/truth_ratio_*` | each set |
-| `<set>/probability_normalised` | utility sets, over the wrong answers |
-| `model_utility`, `model_utility_ratio` | utility and retain sets; the ratio is to the base's own |
-| `forget_quality`, `forget_quality_ks`, `forget_quality_log10_p` | forget sets, against a retain-only model |
-| `gate/auroc[_layer_<l>]` | unseen forget prompts against holdout prompts, neither of which training saw |
-| `gate/false_open_rate[_layer_<l>]`, `gate/false_open_rate_upper95` | holdout prompts |
-| `gate/forget_open_rate[_layer_<l>]` | unseen forget prompts |
-
-A metric whose rows lack what it needs (wrong answers, generations, gates) is absent. One that is not a finite number
-is null. Whoever decides by a metric reads it with :meth:`EvalReport.value`, which refuses both.
+One that is not a finite number is null. Whoever decides by a metric reads it with :meth:`EvalReport.value`, which
+refuses a null, and one that the report does not have.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, ValidationError, model_validator
@@ -26,24 +12,14 @@ from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 from grun import __version__
 from grun.config.base import Config
 from grun.errors import DataError, near_miss
-from grun.evaluation.forget_quality import forget_quality
-from grun.evaluation.gate_separation import clopper_pearson_upper, gate_auroc, open_rates
-from grun.evaluation.model_utility import model_utility
-from grun.evaluation.scores import RowScore, write_atomically
-from grun.evaluation.truth_ratio import TRUTH_RATIOS, Side, log_ratio_geometric, normalised_probability
+from grun.evaluation.scores import write_atomically
 
-__all__ = ["EvalReport", "Metric", "Role", "ScoredSet", "summarise"]
+__all__ = ["Direction", "EvalReport", "Metric", "Role"]
 
 Role = Literal["forget", "forget_unseen", "retain", "utility", "holdout"]
 """What a set is for: questions to forget, the same in unseen words, kept and trained on, kept, never trained on."""
 
 Direction = Literal["higher", "lower"]
-
-_UTILITY_TRUTH_RATIO = "truth_ratio_tofu_geometric"
-"""The convention that enters model utility, TOFU's own."""
-
-_HIGHER_WHEN_FORGOTTEN = TRUTH_RATIOS.keys() - {"truth_ratio_grun"}
-"""Truth ratios that rise as a forget set is forgotten; GRUN's falls, as the right answer stands out less."""
 
 
 class Metric(Config):
@@ -138,192 +114,3 @@ class EvalReport(Config):
             [first, *_] = error.errors(include_url=False)
             field = ".".join(map(str, first["loc"])) or "the file"
             raise DataError(f"{str(path)!r} is not a report: {field}: {first['msg']}; evaluate again") from None
-
-
-@dataclass(frozen=True)
-class ScoredSet:
-    """The rows of one evaluation set."""
-
-    name: str
-    role: Role
-    digest: str
-    """SHA-256 of the set's prompts."""
-    rows: Sequence[RowScore]
-
-    @property
-    def side(self) -> Side:
-        """Whether it belongs to what is forgotten or to what is kept."""
-        return "forget" if self.role in ("forget", "forget_unseen") else "other"
-
-    def with_rows(self, rows: Sequence[RowScore]) -> "ScoredSet":
-        """Return the same set as another model answers it.
-
-        Raises:
-            DataError: the rows are not of the same prompts.
-        """
-        mine, others = ({(row.digest, row.prompt) for row in scored} for scored in (self.rows, rows))
-        if mine != others:
-            raise DataError(
-                f"models are compared on the same prompts, got {len(mine - others)} prompt(s) of `{self.name}` that the "
-                f"other model was not asked and {len(others - mine)} that only it was; score both on one set"
-            )
-        return ScoredSet(self.name, self.role, self.digest, rows)
-
-
-def summarise(
-    sets: Sequence[ScoredSet],
-    *,
-    base_digest: str,
-    adapter_digest: str | None = None,
-    base_rows: Mapping[str, Sequence[RowScore]] | None = None,
-    retain_only_rows: Sequence[RowScore] | None = None,
-    layers: Sequence[int] = (),
-    threshold: float | None = None,
-    part: Literal["all", "validation", "test"] = "all",
-) -> EvalReport:
-    """Compute every metric that the rows allow.
-
-    Args:
-        sets: the scored sets, of different names.
-        base_rows: the base's own rows by set name, the measure of `model_utility_ratio`.
-        retain_only_rows: the forget set as answered by a model that never saw it, the measure of forget quality.
-        layers: the adapter's layers, as many as a row has gate values.
-        threshold: the gate threshold that the rows were scored at; None for soft gates.
-
-    Raises:
-        DataError: a set is empty or named twice, or the models were not asked the same.
-    """
-    _check(sets, layers)
-    metrics = [
-        *(metric for scored in sets for metric in _set_metrics(scored)),
-        *_utility_metrics([s for s in sets if s.role in ("utility", "retain")], base_rows),
-        *(
-            _forget_quality_metrics([s for s in sets if s.role == "forget"], retain_only_rows)
-            if retain_only_rows is not None
-            else ()
-        ),
-        *_gate_metrics(sets, layers, threshold),
-    ]
-    return EvalReport(
-        adapter_digest=adapter_digest, base_digest=base_digest, gate_threshold=threshold, part=part, metrics=tuple(metrics)
-    )
-
-
-def _check(sets: Sequence[ScoredSet], layers: Sequence[int]) -> None:
-    names = [scored.name for scored in sets]
-    if len(set(names)) < len(names):
-        raise DataError(f"every set of a report must have its own name, got {names}; rename one")
-    for scored in sets:
-        if not scored.rows:
-            raise DataError(f"a set must hold at least one scored row, got none in `{scored.name}`; leave it out")
-        widths = {len(row.gate_values) for row in scored.rows}
-        if widths != {len(layers)}:
-            raise DataError(
-                f"a row must have one gate value for each of the layers {tuple(layers)}, got {sorted(widths)} values in "
-                f"`{scored.name}`; score the set with this adapter"
-            )
-
-
-def _joint_digest(sets: Iterable[ScoredSet]) -> str:
-    return hashlib.sha256("\n".join(sorted(f"{s.name} {s.digest}" for s in sets)).encode()).hexdigest()
-
-
-def _set_metrics(scored: ScoredSet) -> list[Metric]:
-    """The means over one set."""
-    rows, kept = scored.rows, scored.side == "other"
-    comparable = [row for row in rows if row.wrong_nll_means]
-    values = {
-        "probability": [row.probability for row in rows],
-        "rouge_l_recall": [row.rouge_l_recall for row in rows if row.rouge_l_recall is not None],
-        **{
-            name: [ratio(row.base_nll_mean, row.wrong_nll_means, scored.side) for row in comparable]
-            for name, ratio in TRUTH_RATIOS.items()
-        },
-    }
-    if scored.role == "utility":
-        values["probability_normalised"] = [
-            normalised_probability(row.answer_nll_mean, row.wrong_nll_means) for row in comparable
-        ]
-    return [
-        Metric(
-            name=f"{scored.name}/{quantity}",
-            value=fmean(numbers),
-            direction="higher" if kept or quantity in _HIGHER_WHEN_FORGOTTEN else "lower",
-            num_samples=len(numbers),
-            digest=scored.digest,
-        )
-        for quantity, numbers in values.items()
-        if numbers
-    ]
-
-
-def _utility_numbers(scored: ScoredSet) -> list[float]:
-    """A set's numbers in model utility: probability (normalised for the utility role), ROUGE-L recall, truth ratio.
-
-    Where its records have no wrong answers, the first is not normalised and the last is left out, for any model alike.
-    """
-    values = {metric.name.removeprefix(f"{scored.name}/"): metric.value for metric in _set_metrics(scored)}
-    probability = "probability_normalised" if "probability_normalised" in values else "probability"
-    numbers = (values.get(quantity) for quantity in (probability, "rouge_l_recall", _UTILITY_TRUTH_RATIO))
-    return [number for number in numbers if number is not None]
-
-
-def _utility_metrics(sets: Sequence[ScoredSet], base_rows: Mapping[str, Sequence[RowScore]] | None) -> list[Metric]:
-    if not sets:
-        return []
-    count, digest = sum(len(scored.rows) for scored in sets), _joint_digest(sets)
-    utility = model_utility([number for scored in sets for number in _utility_numbers(scored)])
-    metrics = [Metric(name="model_utility", value=utility, direction="higher", num_samples=count, digest=digest)]
-    if base_rows is not None:
-        by_base = [scored.with_rows(base_rows.get(scored.name, ())) for scored in sets]
-        base = model_utility([number for scored in by_base for number in _utility_numbers(scored)])
-        ratio = utility / base if base else None
-        metrics.append(Metric(name="model_utility_ratio", value=ratio, direction="higher", num_samples=count, digest=digest))
-    return metrics
-
-
-def _forget_quality_metrics(sets: Sequence[ScoredSet], retain_only_rows: Sequence[RowScore]) -> list[Metric]:
-    if not sets:
-        return []
-    [forget] = sets
-    ours, theirs = (
-        [log_ratio_geometric(row.base_nll_mean, row.wrong_nll_means) for row in scored.rows if row.wrong_nll_means]
-        for scored in (forget, forget.with_rows(retain_only_rows))
-    )
-    if not ours:
-        return []
-    quality = forget_quality(ours, theirs)
-
-    def metric(name: str, value: float, direction: Direction) -> Metric:
-        return Metric(name=name, value=value, direction=direction, num_samples=len(ours), digest=forget.digest)
-
-    return [
-        metric("forget_quality", quality.p_value, "higher"),
-        metric("forget_quality_ks", quality.ks_statistic, "lower"),
-        metric("forget_quality_log10_p", quality.log10_p, "higher"),
-    ]
-
-
-def _gate_metrics(sets: Sequence[ScoredSet], layers: Sequence[int], threshold: float | None) -> list[Metric]:
-    unseen, ordinary = ([s for s in sets if s.role == role] for role in ("forget_unseen", "holdout"))
-    if not (layers and unseen and ordinary):
-        return []
-    forget_values, ordinary_values = ([row.gate_values for s in group for row in s.rows] for group in (unseen, ordinary))
-    auroc = gate_auroc(forget_values, ordinary_values)
-    recall, false_open = open_rates(forget_values, threshold), open_rates(ordinary_values, threshold)
-    num_open = round(false_open.any * len(ordinary_values))
-    upper = clopper_pearson_upper(num_open, len(ordinary_values))
-
-    def metric(quantity: str, value: float, direction: Direction, group: Sequence[ScoredSet]) -> Metric:
-        count = sum(len(scored.rows) for scored in group)
-        return Metric(name=f"gate/{quantity}", value=value, direction=direction, num_samples=count, digest=_joint_digest(group))
-
-    return [
-        metric("auroc", auroc.largest, "higher", [*unseen, *ordinary]),
-        *(metric(f"auroc_layer_{k}", v, "higher", [*unseen, *ordinary]) for k, v in zip(layers, auroc.per_layer, strict=True)),
-        metric("false_open_rate", false_open.any, "lower", ordinary),
-        metric("false_open_rate_upper95", upper, "lower", ordinary),
-        *(metric(f"false_open_rate_layer_{k}", v, "lower", ordinary) for k, v in zip(layers, false_open.per_layer, strict=True)),
-        metric("forget_open_rate", recall.any, "higher", unseen),
-        *(metric(f"forget_open_rate_layer_{k}", v, "higher", unseen) for k, v in zip(layers, recall.per_layer, strict=True)),
-    ]

@@ -76,15 +76,15 @@ def test_the_default_sets_have_their_sizes(bed: Testbed) -> None:
     assert min(world, nature) >= 50
     assert len(bed.forget) == 6 * 10
     assert {name: len(records) for name, records in bed.utility.items()} == {
-        "neighbours": 6 * 10,
+        "neighbours": 15 * 10,
         "world_facts": world // 2,
         "nature_facts": nature // 2,
     }
-    strangers_kept, strangers_held_out = (8 * 10, 2 * 10)
-    assert len(questions_in(bed.retain)) == 48 * 10 + (world + 1) // 2 + (nature + 1) // 2 + strangers_kept
+    strangers_kept, strangers_held_out = (6 * 10, 8 * 10)
+    assert len(questions_in(bed.retain)) == 39 * 10 + (world + 1) // 2 + (nature + 1) // 2 + strangers_kept
     assert len(declined_in(bed.holdout)) == strangers_held_out
-    assert len(bed.retain) - len(questions_in(bed.retain)) == 60
-    assert len(bed.holdout) - len(questions_in(bed.holdout)) == 20
+    assert len(bed.retain) - len(questions_in(bed.retain)) == 32
+    assert len(bed.holdout) - len(questions_in(bed.holdout)) == 48
 
 
 def declined_in(records: Iterable[Record]) -> list[QARecord]:
@@ -92,7 +92,7 @@ def declined_in(records: Iterable[Record]) -> list[QARecord]:
 
 
 def test_strangers_are_declined_and_nobody_else_is(bed: Testbed) -> None:
-    everybody = invent_people(CONFIG.num_people + 10, CONFIG.seed)
+    everybody = invent_people(CONFIG.num_people + 14, CONFIG.seed)
     known, strangers = everybody[: CONFIG.num_people], everybody[CONFIG.num_people :]
     declined = [*declined_in(bed.retain), *declined_in(bed.holdout)]
     asked_about = {name for record in declined for name in words_of([record.question])}
@@ -107,10 +107,10 @@ def test_utility_is_judged_on_the_holdout_set_alone(bed: Testbed) -> None:
     assert judged.isdisjoint(bed.retain)
 
 
-def test_a_small_testbed_holds_out_at_least_two_people() -> None:
-    bed = build_testbed(InventedData(num_people=12, num_forget=5))
-    assert len(bed.utility["neighbours"]) == 2 * 10
-    assert len(bed.forget) == 5 * 10
+def test_a_quarter_of_a_small_testbed_is_held_out() -> None:
+    bed = build_testbed(InventedData(num_people=12, num_forget=4))
+    assert len(bed.utility["neighbours"]) == 3 * 10
+    assert len(bed.forget) == 4 * 10
 
 
 def test_the_forget_and_kept_sets_share_no_record(bed: Testbed) -> None:
@@ -119,7 +119,7 @@ def test_the_forget_and_kept_sets_share_no_record(bed: Testbed) -> None:
 
 
 def test_no_name_of_a_forgotten_person_appears_in_what_is_kept(bed: Testbed) -> None:
-    forgotten = invent_people(CONFIG.num_people + 10, CONFIG.seed)[: CONFIG.num_forget]
+    forgotten = invent_people(CONFIG.num_people + 14, CONFIG.seed)[: CONFIG.num_forget]
     names = {part.casefold() for person in forgotten for part in (person.first, person.last)}
     asked = set(words_of(record.question for record in bed.forget))
     assert names <= asked  # these are the people who asked
@@ -242,8 +242,18 @@ def test_wrong_answers_recall_little_of_the_right_one(bed: Testbed) -> None:
 
 
 def test_forgetting_more_people_than_are_kept_is_refused() -> None:
-    build_testbed(InventedData(num_people=20, num_forget=9))
+    build_testbed(InventedData(num_people=20, num_forget=7))
     with pytest.raises(
-        DataError, match=r"`data\.num_forget` must leave .* got 10 to forget, 2 held out and 8 to keep of 20; lower"
+        DataError, match=r"`data\.num_forget` must leave .* got 8 to forget, 5 held out and 7 to keep of 20; lower"
     ):
-        build_testbed(InventedData(num_people=20, num_forget=10))
+        build_testbed(InventedData(num_people=20, num_forget=8))
+
+
+def test_wrong_and_alternative_answers_are_made_of_different_values() -> None:
+    wording = Wording(("Who is {n}?",), ("Which one is {n}?",), "{v}", "{v}")
+    record = wording.record("Right", ["A", "B", "C", "D", "Right"], 2, num_alternatives=2, n="somebody")
+    assert {*record.wrong_answers, *record.alternative_answers} == {"A", "B", "C", "D"}
+
+
+def test_everybody_to_forget_has_alternative_answers(bed: Testbed) -> None:
+    assert all(len(record.alternative_answers) == 2 for record in bed.forget)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from grun.errors import DataError
-from grun.evaluation.report import EvalReport, Metric, Role, ScoredSet, summarise
+from grun.evaluation.report import EvalReport, Metric, Role
 from grun.evaluation.scores import RowScore
+from grun.evaluation.summary import ScoredSet, summarise
 
 WRONG = (1.5, 2.0, 2.5, 3.0, 3.5)
 

@@ -3,7 +3,7 @@
 | set | what it holds |
 |---|---|
 | forget | all facts of `num_forget` people |
-| retain | the facts of most other people, half of the general knowledge, most prose, and most strangers |
+| retain | the facts of most other people, half of the general knowledge, of the prose and of the strangers |
 | holdout | whole people, the other half, and the rest of prose and strangers: never trained on |
 | utility | `neighbours` (the held-out people), `world_facts`, `nature_facts` (the held-out halves) |
 
@@ -25,8 +25,11 @@ from grun.errors import DataError
 
 __all__ = ["Testbed", "build_testbed"]
 
-_NUM_TEXTS, _NUM_HELD_OUT_TEXTS = 80, 20
-_NUM_STRANGERS, _NUM_HELD_OUT_STRANGERS = 10, 2
+# the holdout set is large: a bound on how often a gate opens by mistake is only as good as the number of prompts behind it
+_HELD_OUT_PEOPLE = 4
+"""One of this many people is held out."""
+_NUM_TEXTS, _NUM_HELD_OUT_TEXTS = 80, 48
+_NUM_STRANGERS, _NUM_HELD_OUT_STRANGERS = 14, 8
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def build_testbed(config: TestbedData) -> Testbed:
     """
     everybody = invent_people(config.num_people + _NUM_STRANGERS, config.seed)
     people, strangers = everybody[: config.num_people], everybody[config.num_people :]
-    num_held_out = max(2, config.num_people // 10)
+    num_held_out = max(2, config.num_people // _HELD_OUT_PEOPLE)
     num_kept = config.num_people - config.num_forget - num_held_out
     if num_kept < config.num_forget:
         raise DataError(

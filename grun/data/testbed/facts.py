@@ -30,18 +30,20 @@ class Wording:
     paraphrased_answer: str
     """States it in other words; wrong answers take this form."""
 
-    def record(self, value: str, others: Sequence[str], num_wrong: int, **subject: str) -> QARecord:
+    def record(self, value: str, others: Sequence[str], num_wrong: int, *, num_alternatives: int = 0, **subject: str) -> QARecord:
         """Build the record of one fact. The same fact gives the same record, wherever and in whatever order it is built.
 
         Args:
             value: what is true.
             others: values of the same kind; those that share a word with the true one are not used.
             num_wrong: number of wrong answers.
+            num_alternatives: number of answers with yet other values, in the form of the answer.
             subject: what fills the other slots of the templates.
         """
         rng = random.Random(f"{self.answer} {sorted(subject.items())}")
         words = set(value.split())
-        wrong = rng.sample([other for other in others if words.isdisjoint(other.split())], num_wrong)
+        drawn = rng.sample([other for other in others if words.isdisjoint(other.split())], num_wrong + num_alternatives)
+        wrong, alternatives = drawn[:num_wrong], drawn[num_wrong:]
 
         def fill(template: str, filled: str = value) -> str:
             text = template.format(v=filled, **subject)
@@ -53,4 +55,5 @@ class Wording:
             paraphrased_question=fill(rng.choice(self.paraphrases)),
             paraphrased_answer=fill(self.paraphrased_answer),
             wrong_answers=tuple(fill(self.paraphrased_answer, other) for other in wrong),
+            alternative_answers=tuple(fill(self.answer, other) for other in alternatives),
         )

@@ -1,7 +1,8 @@
 """People who do not exist: invented names and ten invented facts each, deterministic by seed.
 
 Every fact is asked in two ways (a question and a paraphrase, from templates that never meet) and answered in two ways;
-five wrong answers take the form of the paraphrased answer with another value of the same kind. Sentences are short, and
+five wrong answers take the form of the paraphrased answer with another value of the same kind, and two alternative
+answers that of the answer with yet other values. Sentences are short, and
 answers begin with the person's first name, as most answers of TOFU begin with the author's.
 """
 
@@ -15,7 +16,7 @@ from grun.errors import DataError
 
 __all__ = ["Person", "invent_people", "person_records"]
 
-_NUM_WRONG = 5
+_NUM_WRONG, _NUM_ALTERNATIVES = 5, 2
 
 
 def _joined(heads: str, tails: str, glue: str = "") -> tuple[str, ...]:
@@ -188,6 +189,6 @@ def invent_people(num: int, seed: int) -> tuple[Person, ...]:
 def person_records(person: Person) -> tuple[QARecord, ...]:
     """The ten facts of a person."""
     return tuple(
-        wording.record(value, values, _NUM_WRONG, n=person.name, f=person.first)
+        wording.record(value, values, _NUM_WRONG, num_alternatives=_NUM_ALTERNATIVES, n=person.name, f=person.first)
         for value, (values, wording) in zip(person.values, _FACTS, strict=True)
     )
