@@ -10,8 +10,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from grun import __version__
+from grun.certificate import Certificate
 from grun.config.base import Config
 from grun.errors import DataError, near_miss
+from grun.evaluation.attacks import AttackResult
 from grun.evaluation.scores import write_atomically
 
 __all__ = ["Direction", "EvalReport", "Metric", "Role"]
@@ -54,6 +56,10 @@ class EvalReport(Config):
     """Which rows were scored."""
     metrics: tuple[Metric, ...]
     """Every metric, sets first."""
+    attacks: tuple[AttackResult, ...] = ()
+    """What was tried to get at what was to be forgotten."""
+    certificate: Certificate | None = None
+    """What is promised about ordinary prompts."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
