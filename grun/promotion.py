@@ -4,7 +4,8 @@
     keep      good, but worse than the incumbent beyond the tolerance, or better in nothing
     promote   good, and there is no incumbent, or one that breaks the policy itself, or one that it improves on
 
-The two sides are judged apart: no amount of forgetting pays for damage, nor the other way round.
+The two sides are judged apart: no amount of forgetting pays for damage, nor the other way round. A utility certificate that
+holds is asked for beside them: what is measured on these rows is then bounded for the prompts to come.
 """
 
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ class PromotionPolicy:
         if breaches := self._breaches(report):
             return PromotionDecision(Decision.REJECT, breaches)
         passed = tuple(self._state(criterion, report.value(criterion.metric)) for criterion in _CRITERIA)
+        if report.certificate is not None and report.certificate.holds:
+            passed = (*passed, f"certified: {report.certificate.sentence}")
         if incumbent is None:
             return PromotionDecision(Decision.PROMOTE, (*passed, "there is no incumbent"))
         _check_comparable(report, incumbent)
@@ -104,6 +107,9 @@ class PromotionPolicy:
                 )
             elif not criterion.met(value, bound):
                 reasons.append(self._state(criterion, value))
+        if self.config.require_certificate and not (report.certificate is not None and report.certificate.holds):
+            got = "none" if report.certificate is None else f"one that does not: {report.certificate.sentence}"
+            reasons.append(f"the utility certificate must be there and hold (promotion.require_certificate), got {got}")
         return tuple(reasons)
 
     def _compare(self, report: EvalReport, incumbent: EvalReport, passed: tuple[str, ...]) -> PromotionDecision:

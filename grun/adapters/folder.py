@@ -1,7 +1,7 @@
 """An adapter on disk: `adapter_config.json` and `adapter.safetensors`, nothing else, no pickle.
 
 The configuration says what it is (layers, rank, gate, threshold), which base it belongs to and what it answers for;
-loading checks all of it, and the digest of the tensors, before anything is used.
+loading checks all of it, the digest of the tensors, and the certificate if there is one, before anything is used.
 """
 
 import hashlib
@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from grun import __version__
+from grun.adapters.certified import check_certificate
+from grun.certificate import Certificate
 from grun.config import AdapterConfig, Config, PromptConfig
 from grun.errors import AdapterError, ConfigError
 from grun.interventions import Adapter, build_adapter
@@ -74,6 +76,8 @@ class AdapterCard(Config):
     """Version of this package."""
     tensors_sha256: str = ""
     """SHA-256 of `adapter.safetensors`."""
+    certificate: Certificate | None = None
+    """What is promised about ordinary prompts; null where nothing is."""
 
     @property
     def base(self) -> BaseInfo:
@@ -85,7 +89,7 @@ def save_adapter(adapter: Adapter, card: AdapterCard, folder: Path) -> Path:
     """Write an adapter folder, whole or not at all; an older one of the same name is replaced.
 
     Raises:
-        AdapterError: the folder cannot be written.
+        AdapterError: the folder cannot be written, or the card's certificate is of something else.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in adapter.state_dict().items()}
     return _write(folder, card, save(tensors))
@@ -94,6 +98,7 @@ def save_adapter(adapter: Adapter, card: AdapterCard, folder: Path) -> Path:
 def _write(folder: Path, card: AdapterCard, tensors: bytes) -> Path:
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     whole = card.model_copy(update={"tensors_sha256": hashlib.sha256(tensors).hexdigest()})
+    _check_certificate(whole)
     try:
         partial.mkdir(parents=True)
         (partial / ADAPTER_TENSORS).write_bytes(tensors)
@@ -125,10 +130,11 @@ def _put(partial: Path, folder: Path) -> None:
 
 
 def read_card(folder: Path) -> AdapterCard:
-    """Read and check `adapter_config.json`, and the presence and digest of the tensors.
+    """Read and check `adapter_config.json` with its certificate, and the presence and digest of the tensors.
 
     Raises:
-        AdapterError: not an adapter folder, damaged, or of a layout that this version does not know.
+        AdapterError: not an adapter folder, damaged, of a layout that this version does not know, or with a certificate of
+            something else.
     """
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if names != sorted([ADAPTER_CONFIG, ADAPTER_TENSORS]):
@@ -153,18 +159,36 @@ def read_card(folder: Path) -> AdapterCard:
             f"`{ADAPTER_TENSORS}` must be as it was written, got other bytes in {str(folder)!r} "
             f"(SHA-256 {digest[:12]}, expected {card.tensors_sha256[:12]}); fetch the adapter again"
         )
+    _check_certificate(card)
     return card
 
 
-def copy_adapter(source: Path, target: Path, *, gate_threshold: float | None) -> Path:
+def _check_certificate(card: AdapterCard) -> None:
+    if card.certificate is not None:
+        check_certificate(
+            card.certificate,
+            layers=card.adapter.layers or (),
+            gate_threshold=card.adapter.gate_threshold,
+            base_digest=card.base_digest,
+            tensors_sha256=card.tensors_sha256,
+        )
+
+
+def copy_adapter(source: Path, target: Path, *, gate_threshold: float | None, certificate: Certificate | None = None) -> Path:
     """Copy an adapter folder with another gate threshold: the one thing about it that is decided after training.
 
+    Args:
+        target: may be the source itself, which is then replaced.
+        certificate: the one of this threshold; None keeps the source's own as long as it speaks for the threshold.
+
     Raises:
-        AdapterError: the source is no adapter, or the target cannot be written.
+        AdapterError: the source is no adapter, the target cannot be written, or the certificate is of something else.
     """
     card = read_card(source)
     changed = AdapterConfig.model_validate({**card.adapter.model_dump(), "gate_threshold": gate_threshold})
-    return _write(target, card.model_copy(update={"adapter": changed}), (source / ADAPTER_TENSORS).read_bytes())
+    kept = card.certificate if card.certificate is not None and card.certificate.covers(gate_threshold) else None
+    copied = card.model_copy(update={"adapter": changed, "certificate": certificate or kept})
+    return _write(target, copied, (source / ADAPTER_TENSORS).read_bytes())
 
 
 def digest_adapter(folder: Path) -> str:

@@ -7,6 +7,7 @@ and a line in its table (`GATES`, `FORGET_TERMS`, ...), which the contract tests
 from grun.config.adapter import AdapterConfig, GateConfig, LinearGateConfig, Mlp3GateConfig, Mlp5GateConfig
 from grun.config.base import Config
 from grun.config.cache import CacheConfig
+from grun.config.calibration import CalibrationConfig
 from grun.config.cluster import ClusterConfig
 from grun.config.data import DataConfig, HubData, JsonlData, PromptConfig, TestbedData, TofuData
 from grun.config.evaluation import EvaluationConfig, PromotionConfig
@@ -31,6 +32,7 @@ from grun.config.train import TrainConfig
 __all__ = [
     "AdapterConfig",
     "CacheConfig",
+    "CalibrationConfig",
     "ClusterConfig",
     "Config",
     "DataConfig",

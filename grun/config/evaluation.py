@@ -37,6 +37,8 @@ class PromotionConfig(Config):
     """Lowest area under the ROC curve of the gate, forget prompts against held-out ordinary ones."""
     max_false_open_rate: float = Field(default=0.05, ge=0, le=1)
     """Highest share of held-out ordinary prompts at which a gate opens."""
+    require_certificate: bool = True
+    """Whether a candidate needs a utility certificate that holds (section `calibration`)."""
     incumbent_tolerance: float = Field(default=0.02, ge=0)
     """How much worse than the champion a candidate may be in forgetting or utility ratio and still replace it."""
     lock_lease_seconds: PositiveInt = 3600

@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeInt, ValidationError
 from grun.config.adapter import AdapterConfig
 from grun.config.base import Config, explain
 from grun.config.cache import CacheConfig
+from grun.config.calibration import CalibrationConfig
 from grun.config.cluster import ClusterConfig
 from grun.config.data import DataConfig, PromptConfig, TestbedData
 from grun.config.evaluation import EvaluationConfig, PromotionConfig
@@ -61,6 +62,8 @@ class Recipe(Config):
     """The prefix cache."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How an adapter is scored."""
+    calibration: CalibrationConfig = CalibrationConfig()
+    """What is promised about ordinary prompts."""
     promotion: PromotionConfig = PromotionConfig()
     """What a candidate has to reach."""
     sweep: SweepConfig = SweepConfig()

@@ -86,7 +86,7 @@ class Scorer:
                     generated=texts[index],
                     rouge_l_recall=rouge_l_recall(self._reference(prompt), texts[index]),
                     gate_values=values,
-                    opened=None if not values or threshold is None else max(values) >= threshold,
+                    opened=None if gates is None or threshold is None else bool((gates[index].sigmoid() >= threshold).any()),
                 )
             )
         return tuple(rows)
@@ -127,6 +127,10 @@ class Scorer:
                 self.on_progress(len(chosen))
         return texts, gates if model.adapter is not None else None
 
+    def closed_gate_values(self, prompts: Sequence[EvalPrompt], adapter: Adapter) -> Tensor:
+        """Gate values (rows, L) with every edit held back, which decide whether anything opens."""
+        return self.gate_values(prompts, adapter, threshold=_ALL_CLOSED)
+
     @torch.no_grad()
     def gate_values(self, prompts: Sequence[EvalPrompt], adapter: Adapter, *, threshold: float | None) -> Tensor:
         """Gate values (rows, L) at the last prompt token, one forward pass and no generation."""
@@ -157,7 +161,7 @@ class AdapterScorer:
         self.adapter = adapter
         self.sets = tuple(sets)
         self.base_rows = base_rows
-        self.closed = {s.name: scorer.gate_values(s.prompts, adapter, threshold=_ALL_CLOSED) for s in sets}
+        self.closed = {s.name: scorer.closed_gate_values(s.prompts, adapter) for s in sets}
         self.soft = {s.name: scorer.gate_values(s.prompts, adapter, threshold=None) for s in sets}
         self._soft_rows: dict[tuple[str, int], RowScore] = {}
 
