@@ -12,6 +12,7 @@ from pathlib import Path
 from grun.adapters import read_card
 from grun.config import Recipe
 from grun.evaluation.report import EvalReport
+from pipelines.certifying import certificate_row
 from pipelines.checks import check_saved_adapter
 from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import check_resources, connected
@@ -115,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"evaluation of {adapter}",
         {
             **report_rows(report, base),
+            **certificate_row(report.certificate),
             "report": str(folder / threshold / "report.json"),
             "rows": str(folder / threshold / "rows.jsonl"),
             "the base's own": str(folder / "base.json"),

@@ -208,12 +208,15 @@ class AdapterModel:
 
 
 def load_model(model_path: str | Path, *, base_path: str | None = None, max_new_tokens: int = _MAX_NEW_TOKENS) -> AdapterModel:
-    """Load a model folder, with the base that it records or another copy of it.
+    """Load a model folder, with the base that it records or another copy of it; card and certificate are verified.
 
     Raises:
-        AdapterError: as :func:`load_adapter_folder`.
+        AdapterError: as :func:`load_adapter_folder` and :func:`grun.adapters.read_card`.
     """
+    from grun.adapters import read_card  # loads torch, which those who only store a model do without
+
     folder = load_adapter_folder(Path(model_path))
+    read_card(folder)
     return AdapterModel(folder, base_path or _flavor_config(Path(model_path))["base_name"], max_new_tokens)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from grun.config import Recipe
 from grun.evaluation.report import EvalReport
 from grun.promotion import Decision, PromotionPolicy
+from pipelines.certifying import certificate_row
 from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, summary
@@ -102,6 +103,7 @@ def _judge(recipe: Recipe, prepared: Prepared, registry: Registry, lease: Lease,
             **{f"reason {index}": reason for index, reason in enumerate(decision.reasons, start=1)},
             "identity": f"{identical} of {closed} held-out ordinary prompts with closed gates have bit-identical logits",
             **report_rows(report, report_base(test, prepared)),
+            **certificate_row(report.certificate),
             "champion": f"version {registry.version_of(name, CHAMPION)}",
         },
         _next_steps(again, promoted=promoted, replaced=champion not in (None, version)),

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from grun.adapters import read_card
+from grun.certificate import Certificate
 from grun.config import Recipe
 from grun.errors import PromotionError, TrackingError, near_miss
 from grun.requests import UnlearningRequest
@@ -52,8 +53,25 @@ def check_is_demo(recipe: Recipe, tracker: Tracker) -> None:
 def register(tracker: Tracker, recipe: Recipe, run_id: str, adapter: Path) -> int:
     """Register an adapter as the candidate of the request's model and return its version."""
     card = read_card(adapter)
-    tags = {"request": recipe.request.id, "gate_threshold": str(card.adapter.gate_threshold)}
+    tags = {
+        "request": recipe.request.id,
+        "gate_threshold": str(card.adapter.gate_threshold),
+        **(_certificate_tags(card.certificate) if card.certificate is not None else {}),
+    }
     return Registry(tracker).register_candidate(recipe.registered_model, run_id, adapter, card.base, tags)
+
+
+def _certificate_tags(certificate: Certificate) -> dict[str, str]:
+    """The certificate on the model version: what people look for, and all of it as JSON."""
+    return {
+        "certificate_sentence": certificate.sentence,
+        "certificate_holds": str(certificate.holds).lower(),
+        "certificate_alpha": str(certificate.alpha),
+        "certificate_delta": str(certificate.delta),
+        "certificate_bound": str(certificate.calibration.upper_bound),
+        "certificate_check_bound": str(certificate.check.upper_bound),
+        "certificate": certificate.model_dump_json(),
+    }
 
 
 @contextmanager

@@ -21,10 +21,11 @@ from grun.evaluation.scores import RowScore, read_rows, write_rows
 from grun.evaluation.sets import EvalSet, evaluation_sets
 from grun.evaluation.summary import ScoredSet, summarise
 from grun.lm import PrefixCache, digest_weights, resolve_folder
+from pipelines.calibrating import bound_metric, ordinary_of, raised
 from pipelines.loaded import loaded_base
 from pipelines.prepared import Prepared, read_prepared
 
-__all__ = ["reference_path", "report_base", "score_adapter", "score_reference", "threshold_key"]
+__all__ = ["make_scorer", "reference_path", "report_base", "score_adapter", "score_reference", "threshold_key"]
 
 REFERENCE_VERSION = 1
 """Raised by whoever changes how rows are scored, so that cached rows of the old kind are not taken for new ones."""
@@ -46,8 +47,10 @@ def reference_path(recipe: Recipe, prepared: Path, model: str) -> Path:
 
 
 def threshold_key(threshold: float | None) -> str:
-    """A gate threshold as a file name and dictionary key."""
-    return "soft" if threshold is None else f"{threshold:g}"
+    """A gate threshold as a file name and dictionary key; of a calibrated one, every digit."""
+    if threshold is None:
+        return "soft"
+    return f"{threshold:g}" if float(f"{threshold:g}") == threshold else repr(threshold)
 
 
 def score_reference(recipe: Recipe, prepared: Path, model: str, progress: Path | None = None) -> Path:
@@ -58,7 +61,7 @@ def score_reference(recipe: Recipe, prepared: Path, model: str, progress: Path |
     _request, splits = read_prepared(prepared)
     sets = evaluation_sets(splits)
     total = sum(len(s.prompts) for s in sets)
-    scorer = _scorer(recipe, model, _Counter(progress, total))
+    scorer = make_scorer(recipe, model, _Counter(progress, total))
     rows = scorer.score(sets)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_rows(path, _kept(recipe, sets, rows))
@@ -97,12 +100,15 @@ def score_adapter(
     thresholds: Sequence[float | None],
     progress: Path | None = None,
     cache: Path | None = None,
+    calibrates: bool = False,
 ) -> dict[str, EvalReport]:
     """Score an adapter at gate thresholds and write `<folder>/<threshold>/{report.json,rows.jsonl}`. Runs as a task.
 
     Args:
         recipe: `evaluation.part` says which rows.
         cache: a prefix cache that holds them and the adapter's placement; gates and answers are then read off suffixes.
+        calibrates: whether thresholds are raised to the smallest one that `calibration` allows, as its mode says, so that what
+            is scored is what may be served; reports then say in `gate/record_open_upper` how far the promise would hold.
 
     Raises:
         AdapterError: the adapter is damaged or for another base.
@@ -110,11 +116,14 @@ def score_adapter(
     _request, splits = read_prepared(prepared)
     evaluation = recipe.evaluation
     sets = evaluation_sets(splits, part=evaluation.part, max_rows=evaluation.max_rows)
-    scorer = _scorer(recipe, base, _Counter(progress, 1), cache)
-    adapter, _card = load_adapter(adapter_folder, scorer.lm)
+    scorer = make_scorer(recipe, base, _Counter(progress, 1), cache)
+    adapter, card = load_adapter(adapter_folder, scorer.lm)
     base_rows = _select(sets, score_reference(recipe, prepared, base))
     twin_rows = _select(sets, score_reference(recipe, prepared, retain_only)) if retain_only else None
     adapter_scorer = AdapterScorer(scorer, adapter, sets, base_rows)
+    ordinary = ordinary_of(adapter_scorer, splits) if calibrates and recipe.calibration.mode != "off" else None
+    if ordinary is not None and recipe.calibration.mode == "raise":
+        thresholds = raised(recipe.calibration, ordinary, thresholds)
     reports = {}
     for threshold in thresholds:
         rows = adapter_scorer.rows(threshold)
@@ -128,6 +137,11 @@ def score_adapter(
             threshold=threshold,
             part=evaluation.part,
         )
+        if card.certificate is not None and card.certificate.covers(threshold):
+            report = report.model_copy(update={"certificate": card.certificate})
+        if ordinary is not None and threshold is not None:
+            bound = bound_metric(recipe.calibration, ordinary, threshold)
+            report = report.model_copy(update={"metrics": (*report.metrics, bound)})
         target = folder / threshold_key(threshold)
         target.mkdir(parents=True, exist_ok=True)
         write_rows(target / "rows.jsonl", _kept(recipe, sets, rows))
@@ -162,7 +176,8 @@ class _Counter:
             self.path.write_text(json.dumps({"done": self.done, "total": self.total}), encoding="utf-8")
 
 
-def _scorer(recipe: Recipe, model: str, on_progress: Any, cache: Path | None = None) -> Scorer:
+def make_scorer(recipe: Recipe, model: str, on_progress: Any, cache: Path | None = None) -> Scorer:
+    """What scores a model of the recipe in this process."""
     lm = loaded_base(recipe, model)
     encoder = PromptEncoder(lm.tokenizer, recipe.prompt, context=lm.context)
     opened = None if cache is None else PrefixCache.open(cache, verify=False)

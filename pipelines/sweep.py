@@ -15,10 +15,12 @@ import ray
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
-from grun.adapters import copy_adapter
+from grun.adapters import read_card
+from grun.certificate import Certificate
 from grun.config import Recipe
 from grun.errors import ModelError
 from pipelines.caching import ensure_cache
+from pipelines.certifying import certified, check_calibration
 from pipelines.cli import parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, progress
@@ -34,11 +36,11 @@ from pipelines.sweep_tracking import following_trials
 from pipelines.sweep_trial import CooperativeASHA, TrialContext, TrialRecord, make_trial, read_trials, validating
 from pipelines.tracking import Tracker
 from pipelines.trainer import claim_folder, deciding_settings, total_steps
-from tune_spaces import Space, find_space
+from tune_spaces import Space, apply_point, find_space
 
 __all__ = ["check_utility", "main", "sweep", "sweep_folder", "warm_slots"]
 
-_SECTIONS = ("seed", "data", "prompt", "model", "adapter", "objective", "train", "sweep")
+_SECTIONS = ("seed", "data", "prompt", "model", "adapter", "objective", "train", "calibration", "sweep")
 
 _NEEDS_NEW_WORKERS = ("data.", "prompt.", "model.", "train.num_workers", "train.engine", "train.zero_stage", "train.use_gpu")
 """Fields that a slot's workers have settled when they loaded the base."""
@@ -85,10 +87,23 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
         outcome = collect(recipe, folder, space.thresholds)
         chosen = outcome.chosen
         trained = context.trial_folder(chosen.trial.trial_id) / "adapter"
-        adapter = copy_adapter(trained, folder / "best" / "adapter", gate_threshold=chosen.threshold)
+        adapter = certified(
+            apply_point(recipe, chosen.trial.point),
+            prepared,
+            trained,
+            folder / "best" / "adapter",
+            threshold=chosen.threshold,
+            cache=cache,
+        )
+        outcome = _with_certificate(outcome, read_card(adapter).certificate)
         publish(tracker, run_id, recipe, space, outcome, folder)
         version = register(tracker, recipe, run_id, adapter)
     return outcome, version
+
+
+def _with_certificate(outcome: SweepOutcome, certificate: Certificate | None) -> SweepOutcome:
+    report = outcome.chosen.report.model_copy(update={"certificate": certificate})
+    return replace(outcome, chosen=replace(outcome.chosen, report=report))
 
 
 def check_utility(recipe: Recipe, prepared: Prepared) -> None:
@@ -211,6 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     space = find_space(recipe.sweep.space)
     space.check(recipe)
     prepared = check(recipe)
+    check_calibration(recipe, prepared, min(space.thresholds))
     with connected(recipe):
         check_resources(recipe)
         tracker = Tracker.open(recipe.tracking, recipe.output)

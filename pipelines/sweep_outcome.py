@@ -7,6 +7,7 @@ from pathlib import Path
 from grun.config import Recipe
 from grun.errors import TrainingError
 from grun.evaluation.report import EvalReport
+from pipelines.calibrating import keeps_promise
 from pipelines.scoring import threshold_key
 from pipelines.sweep_trial import TrialRecord, read_trials, sweep_score
 
@@ -57,6 +58,9 @@ def pareto_front(points: Sequence[SweepPoint]) -> tuple[SweepPoint, ...]:
 def collect(recipe: Recipe, folder: Path, thresholds: Sequence[float]) -> SweepOutcome:
     """Read what the trials left behind and choose.
 
+    Args:
+        thresholds: where a trial's record does not say at which ones it was scored.
+
     Trials that ASHA stopped are shown, but neither on the front nor chosen: their numbers are of another length.
 
     Raises:
@@ -67,7 +71,8 @@ def collect(recipe: Recipe, folder: Path, thresholds: Sequence[float]) -> SweepO
     for trial in trials:
         if trial.done and trial.failure is None:
             evaluation = folder / "trials" / trial.trial_id / "evaluation"
-            reports = {t: EvalReport.load(evaluation / threshold_key(t) / "report.json") for t in thresholds}
+            scored = trial.thresholds or thresholds
+            reports = {t: EvalReport.load(evaluation / threshold_key(t) / "report.json") for t in scored}
             points += [_point(recipe, trial, threshold, report) for threshold, report in reports.items()]
     finished = [point for point in points if not point.trial.stopped_early]
     if not finished:
@@ -76,7 +81,9 @@ def collect(recipe: Recipe, folder: Path, thresholds: Sequence[float]) -> SweepO
             f"a sweep needs at least one trial that runs to the end, got {len(trials)} trial(s) and none of them did; "
             f"{'they failed with: ' + ' | '.join(failures) if failures else 'raise `sweep.grace_reports`'}"
         )
-    return SweepOutcome(tuple(trials), tuple(points), pareto_front(finished), _choose(finished))
+    # an adapter that cannot be certified is chosen only where none can
+    promising = [point for point in finished if keeps_promise(recipe.calibration, point.report)]
+    return SweepOutcome(tuple(trials), tuple(points), pareto_front(finished), _choose(promising or finished))
 
 
 def _point(recipe: Recipe, trial: TrialRecord, threshold: float, report: EvalReport) -> SweepPoint:

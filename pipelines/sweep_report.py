@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from grun.config import Recipe
 from grun.evaluation.figures import gate_histogram, pareto_figure, threshold_figure
 from grun.evaluation.scores import read_rows
+from pipelines.certifying import certificate_row
 from pipelines.cli import next_step
 from pipelines.console import summary
 from pipelines.scoring import threshold_key
@@ -38,6 +39,7 @@ def publish(tracker: Tracker, run_id: str, recipe: Recipe, space: Space, outcome
         run_id,
         {
             "chosen": _row(chosen),
+            "certificate": chosen.report.certificate and chosen.report.certificate.model_dump(mode="json"),
             "score": f"{recipe.sweep.utility_weight:g} x min(utility ratio, 1) - forget ROUGE-L recall",
             "front": [_row(point) for point in outcome.front],
             "points": [_row(point) for point in outcome.points],
@@ -136,6 +138,7 @@ def show(recipe: Recipe, outcome: SweepOutcome, version: int, folder: Path, *, b
         ("forget ROUGE-L", f"{chosen.forgetting:.4f} on validation prompts in unseen words"),
         ("utility ratio", f"{chosen.utility:.4f} of the base's"),
         ("gate AUROC", f"{chosen.report.value('gate/auroc'):.4f}"),
+        *certificate_row(chosen.report.certificate).items(),
         ("base", base),
         ("registered", f"{recipe.registered_model} version {version}, alias candidate"),
         ("report", str(folder / "report.html")),

@@ -53,6 +53,8 @@ class TrialRecord(Config):
     """Whether ASHA ended it."""
     resident_share: float = 1.0
     """Largest share of the base's parameters that a worker held between steps."""
+    thresholds: tuple[float, ...] = ()
+    """Gate thresholds that it was scored at: those of the space, raised where calibration asks for it."""
     result: dict[str, float] = Field(default_factory=dict)
     """The objectives at the trial's best threshold."""
 
@@ -131,10 +133,10 @@ def make_trial(context: TrialContext) -> Callable[[Mapping[str, Any]], None]:
         try:
             recipe = apply_point(context.recipe, point)
             outcome = _train(context, recipe, trial_id, folder)
-            best = _score(context, recipe, outcome.adapter, folder)
+            best, thresholds = _score(context, recipe, outcome.adapter, folder)
             ended: dict[str, Any] = {
                 name: getattr(outcome, name) for name in ("steps", "total_steps", "stopped_early", "resident_share")
-            }
+            } | {"thresholds": thresholds}
         except GrunError as error:
             # a point that cannot be trained is a result of the search and not the end of it
             best, ended = _WORST, {"failure": f"{type(error).__name__}: {error}"}
@@ -162,8 +164,8 @@ def _begin(folder: Path, trial_id: str, point: Mapping[str, Any]) -> TrialRecord
     return record
 
 
-def _score(context: TrialContext, recipe: Recipe, adapter: Path, folder: Path) -> dict[str, float]:
-    """Score the adapter at every threshold on validation rows, in a task beside the workers; return the best point."""
+def _score(context: TrialContext, recipe: Recipe, adapter: Path, folder: Path) -> tuple[dict[str, float], tuple[float, ...]]:
+    """Score the adapter at every threshold on validation rows, in a task beside the workers; return the best point and them."""
     evaluation = recipe.evaluation
     task = cast(Any, ray.remote(score_adapter)).options(
         # slots hold what they train on as long as the sweep runs; on a small cluster nothing else is left
@@ -181,8 +183,10 @@ def _score(context: TrialContext, recipe: Recipe, adapter: Path, folder: Path) -
             folder=folder / "evaluation",
             thresholds=list(context.thresholds),
             cache=context.cache,
+            calibrates=True,
         )
     )
     points = [(r.value("forget_unseen/rouge_l_recall"), r.value("model_utility_ratio")) for r in reports.values()]
     forgetting, utility = max(points, key=lambda point: sweep_score(recipe, *point))
-    return {FORGETTING: forgetting, UTILITY: utility, "probe/score": utility - forgetting}
+    best = {FORGETTING: forgetting, UTILITY: utility, "probe/score": utility - forgetting}
+    return best, tuple(report.gate_threshold for report in reports.values())

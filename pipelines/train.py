@@ -9,10 +9,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from grun.adapters import read_card
 from grun.config import Recipe
 from grun.evaluation.figures import training_curves
 from grun.training import Checkpoints
 from pipelines.caching import ensure_cache
+from pipelines.certifying import certificate_row, certified, check_calibration
 from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, progress, summary
@@ -34,7 +36,7 @@ def run_folder(recipe: Recipe) -> Path:
 
 
 def train(recipe: Recipe, prepared: Prepared, tracker: Tracker) -> tuple[TrainOutcome, int]:
-    """Train the recipe's adapter, record the run, and register the candidate. Needs a connected cluster.
+    """Train the recipe's adapter, certify it, record the run, and register the candidate. Needs a connected cluster.
 
     Returns:
         the outcome and the registered version.
@@ -57,6 +59,8 @@ def train(recipe: Recipe, prepared: Prepared, tracker: Tracker) -> tuple[TrainOu
         ):
             outcome = train_on_ray(recipe, prepared, folder, name=recipe.name, cache=cache)
         tracker.log_figure(run_id, training_curves(*read_spool(spool)), "figures/training.png")
+        threshold = recipe.adapter.gate_threshold
+        certified(recipe, prepared, outcome.adapter, outcome.adapter, threshold=threshold, cache=cache)
         version = register(tracker, recipe, run_id, outcome.adapter)
     return outcome, version
 
@@ -76,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb."""
     recipe, options = parse_command("Train one adapter, record it, and register it as the candidate.", argv)
     prepared = check(recipe)
+    check_calibration(recipe, prepared, recipe.adapter.gate_threshold)
     with connected(recipe):
         check_resources(recipe)
         tracker = Tracker.open(recipe.tracking, recipe.output)
@@ -90,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "steps": f"{outcome.steps} of {outcome.total_steps}",
             "workers": f"{recipe.train.num_workers}, each holding {outcome.resident_share:.0%} of the base's parameters",
             **{name: f"{values[0]:.4f} -> {values[-1]:.4f}" for name, values in metrics.items() if name.count("/") and values},
+            **certificate_row(read_card(outcome.adapter).certificate),
             "registered": f"{recipe.registered_model} version {version}, alias candidate",
         },
         [

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from grun.certificate import Certificate, OpenCount
 from grun.config import PromotionConfig
 from grun.errors import PromotionError
 from grun.evaluation.report import EvalReport, Metric
@@ -18,15 +19,40 @@ GOOD = {
 POLICY = PromotionPolicy(PromotionConfig())
 
 
+def certificate_with(check_bound: float) -> Certificate:
+    """One whose check came out at a bound; alpha is 0.03."""
+    calibration, check = (
+        OpenCount(num_records=200, num_open=0, upper_bound=bound, digest=digest)
+        for bound, digest in ((0.02, "c"), (check_bound, "k"))
+    )
+    return Certificate.make(
+        alpha=0.03,
+        delta=0.05,
+        thresholds={3: 0.5},
+        calibration=calibration,
+        check=check,
+        base_digest="base",
+        tensors_sha256="t",
+    )
+
+
+CERTIFICATE = certificate_with(0.025)
+
+
 def report(
-    changes: Mapping[str, float | None] = {}, *, without: str | None = None, base: str = "base", digest: str = "d"
+    changes: Mapping[str, float | None] = {},
+    *,
+    without: str | None = None,
+    base: str = "base",
+    digest: str = "d",
+    certificate: Certificate | None = CERTIFICATE,
 ) -> EvalReport:
     metrics = [
         Metric(name=name, value=value, direction="higher", num_samples=10, digest=digest)
         for name, value in {**GOOD, **changes}.items()
         if name != without
     ]
-    return EvalReport(base_digest=base, part="test", metrics=tuple(metrics))
+    return EvalReport(base_digest=base, part="test", metrics=tuple(metrics), certificate=certificate)
 
 
 def test_a_good_candidate_without_an_incumbent_is_promoted() -> None:
@@ -37,6 +63,7 @@ def test_a_good_candidate_without_an_incumbent_is_promoted() -> None:
         "model_utility_ratio is at least 0.98 (promotion.min_utility_ratio), got 0.99",
         "gate/auroc is at least 0.99 (promotion.min_gate_auroc), got 0.995",
         "gate/false_open_rate is at most 0.05 (promotion.max_false_open_rate), got 0.02",
+        f"certified: {CERTIFICATE.sentence}",
         "there is no incumbent",
     )
 
@@ -70,6 +97,31 @@ def test_a_number_that_is_missing_or_null_rejects(metric: str) -> None:
         assert decision.decision is Decision.REJECT
         assert len(decision.reasons) == 1
         assert decision.reasons[0].startswith(f"{metric} must be known")
+
+
+def test_a_certificate_that_is_missing_or_does_not_hold_rejects() -> None:
+    unconfirmed = certificate_with(0.031)
+    for certificate, got in ((None, "none"), (unconfirmed, f"one that does not: {unconfirmed.sentence}")):
+        decision = POLICY.decide(report(certificate=certificate), None)
+        assert decision.decision is Decision.REJECT
+        assert decision.reasons == (f"the utility certificate must be there and hold (promotion.require_certificate), got {got}",)
+        lenient = PromotionPolicy(PromotionConfig(require_certificate=False)).decide(report(certificate=certificate), None)
+        assert lenient.decision is Decision.PROMOTE
+        assert not any("certified" in reason for reason in lenient.reasons)
+
+
+def test_a_certificate_does_not_pay_for_a_breach() -> None:
+    decision = POLICY.decide(report({"gate/false_open_rate": 0.06}, certificate=None), None)
+    assert [reason.split(" must")[0] for reason in decision.reasons] == ["gate/false_open_rate", "the utility certificate"]
+
+
+def test_an_incumbent_without_a_certificate_protects_nothing() -> None:
+    better = report({"model_utility_ratio": 1.5}, certificate=None)
+    decision = POLICY.decide(report(), better)
+    assert decision.decision is Decision.PROMOTE
+    assert decision.reasons[-1] == (
+        "of the incumbent, the utility certificate must be there and hold (promotion.require_certificate), got none"
+    )
 
 
 def test_all_breaches_are_named() -> None:

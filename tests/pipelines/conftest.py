@@ -55,6 +55,7 @@ def make_recipe(base_folder: Path, data_folder: Path) -> MakeRecipe:
         "objective": {"forget": {"kind": "gd"}, "retain": {"kind": "ce"}},
         "train": {"epochs": 3, "batch_size": 4, "learning_rate": 1e-3, "report_every": 2},
         "evaluation": {"max_new_tokens": 4},
+        "promotion": {"require_certificate": False},  # six held-out records bound nothing
         "cluster": {"num_cpus": 2, "object_store_mb": 80},
     }
     return lambda **above: Recipe.parse(merge(below, above))

@@ -1,5 +1,7 @@
 """The flavour of an adapter: what a model folder holds, and everything that loading it refuses."""
 
+import hashlib
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,11 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from grun.adapters import AdapterCard
+from grun.certificate import Certificate, OpenCount
+from grun.config import AdapterConfig
 from grun.errors import AdapterError
+from grun.evaluation.gate_separation import clopper_pearson_upper
 from grun.lm import BaseInfo
 from pipelines.mlflow_flavor import (
     adapter_digests,
@@ -32,9 +38,35 @@ PICKLE_OPCODES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x
 def adapter(tmp_path: Path) -> Path:
     folder = tmp_path / "adapter"
     folder.mkdir()
-    (folder / "adapter_config.json").write_text('{"rank": 4}')
     save_file({"layers.3.gate": torch.ones(8)}, folder / "adapter.safetensors")
+    digest = hashlib.sha256((folder / "adapter.safetensors").read_bytes()).hexdigest()
+    (folder / "adapter_config.json").write_text(make_card(digest).model_dump_json())
     return folder
+
+
+def make_card(digest: str) -> AdapterCard:
+    """A card with a certificate that holds."""
+    counts = (
+        OpenCount(num_records=200, num_open=0, upper_bound=clopper_pearson_upper(0, 200), digest=name) for name in ("c", "k")
+    )
+    certificate = Certificate.make(
+        alpha=0.03,
+        delta=0.05,
+        thresholds={3: 0.5},
+        calibration=next(counts),
+        check=next(counts),
+        base_digest="d" * 64,
+        tensors_sha256=digest,
+    )
+    return AdapterCard(
+        adapter=AdapterConfig(layers=(3,)),
+        hidden_size=8,
+        num_layers=4,
+        base_name="hub/base",
+        base_digest="d" * 64,
+        tensors_sha256=digest,
+        certificate=certificate,
+    )
 
 
 @pytest.fixture
@@ -199,6 +231,16 @@ def test_pyfunc_takes_the_base_and_the_length_from_model_config(model: Path, ask
 def test_pyfunc_refuses_a_tampered_adapter(model: Path) -> None:
     flip_a_byte(model)
     with pytest.raises(AdapterError, match="must be the ones that were saved"):
+        mlflow.pyfunc.load_model(str(model))
+
+
+def test_a_certificate_that_was_changed_under_forged_digests_is_refused_on_load(model: Path) -> None:
+    path = model / "adapter" / "adapter_config.json"
+    card = json.loads(path.read_text())
+    card["certificate"]["check"]["num_open"] = 3
+    path.write_text(json.dumps(card))
+    forge_digests(model, sha256=adapter_digests(model / "adapter"))
+    with pytest.raises(AdapterError, match="a certificate must bound its own counts"):
         mlflow.pyfunc.load_model(str(model))
 
 
