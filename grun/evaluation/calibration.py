@@ -20,6 +20,7 @@ Gate values are compared as the model compares them, in float32, so that a value
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, log
 
 import numpy as np
@@ -54,6 +55,7 @@ def records_needed(alpha: float, delta: float) -> int:
     return count if most_open(count, alpha=alpha, delta=delta) is not None else count + 1
 
 
+@lru_cache
 def most_open(num_records: int, *, alpha: float, delta: float) -> int | None:
     """Largest number of open records whose bound is at most alpha; None where not even 0 is few enough."""
     few_enough = bisect_right(

@@ -185,7 +185,8 @@ class AdapterScorer:
         prompts = [evaluated.prompts[index] for index in mixed]
         if prompts:
             scored = self.scorer.score_prompts(evaluated.name, prompts, adapter=self.adapter, threshold=threshold)
-            rows.update(zip(mixed, scored, strict=True))
+            # a value of theirs reached the threshold, whatever rounding does to it in this batch
+            rows.update((index, replace(row, opened=True)) for index, row in zip(mixed, scored, strict=True))
         return tuple(rows[index] for index in range(len(evaluated.prompts)))
 
     def _open_rows(self, evaluated: EvalSet, indices: Sequence[int]) -> dict[int, RowScore]:

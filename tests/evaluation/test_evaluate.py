@@ -4,12 +4,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from grun.config import AdapterConfig, PromptConfig
 from grun.data.prompts import PromptEncoder
 from grun.data.records import QARecord, TextRecord
+from grun.evaluation.calibration import OrdinaryGates
 from grun.evaluation.evaluate import AdapterScorer, Rows, Scorer
 from grun.evaluation.scores import RowScore
 from grun.evaluation.sets import EvalPrompt, EvalSet
@@ -138,6 +140,18 @@ def test_rows_whose_gates_stay_closed_are_the_bases_own(fast: AdapterScorer, bas
     for index in closed:
         assert replace(rows[index], gate_values=(), opened=None) == base_rows["forget"][index]
         assert rows[index].gate_values == pytest.approx(fast.closed["forget"][index].tolist())
+
+
+def test_records_counted_as_open_are_those_whose_rows_open(fast: AdapterScorer) -> None:
+    holdout = SETS[1]
+    gates = OrdinaryGates.of(holdout, fast.closed["holdout"])
+    values = gates.largest[[0, len(gates.largest) // 2, -1]]
+    # at a value it opens, at the next float it does not
+    for threshold in (0.0, *values.tolist(), *np.nextafter(values, np.float32(1)).tolist(), 1.0):
+        opened = {row.digest for row in fast.rows(threshold)["holdout"] if row.opened}
+        assert gates.count(threshold, delta=0.05).num_open == len(opened)
+    below, above = (gates.count(float(t), delta=0.05).num_open for t in (values[1], np.nextafter(values[1], np.float32(1))))
+    assert below == above + 1
 
 
 def test_only_rows_in_between_are_run_again(fast: AdapterScorer, monkeypatch: pytest.MonkeyPatch) -> None:

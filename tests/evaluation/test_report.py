@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from grun.certificate import Certificate, OpenCount
 from grun.errors import DataError
 from grun.evaluation.report import EvalReport, Metric, Role
 from grun.evaluation.scores import RowScore
@@ -197,6 +198,22 @@ def test_a_report_survives_its_file(tmp_path: Path) -> None:
     report.save(tmp_path / "report.json")
     assert EvalReport.load(tmp_path / "report.json") == report
     assert (report.part, report.gate_threshold, report.adapter_digest) == ("test", 0.5, "a")
+
+
+def test_a_report_carries_a_certificate_through_its_file(tmp_path: Path) -> None:
+    calibration, check = (OpenCount(num_records=200, num_open=0, upper_bound=0.0148, digest=name) for name in ("c", "k"))
+    certificate = Certificate.make(
+        alpha=0.03,
+        delta=0.05,
+        thresholds={2: 0.5, 7: 0.5},
+        calibration=calibration,
+        check=check,
+        base_digest="b",
+        tensors_sha256="t",
+    )
+    report = full().model_copy(update={"certificate": certificate})
+    report.save(tmp_path / "report.json")
+    assert EvalReport.load(tmp_path / "report.json") == report
 
 
 def test_null_survives_and_nan_is_refused(tmp_path: Path) -> None:
