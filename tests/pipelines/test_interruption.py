@@ -26,6 +26,7 @@ model:
 adapter: {relative_depths: [0.5, 0.75]}
 train: {epochs: 20, num_workers: 2, report_every: 10}
 evaluation: {max_new_tokens: 12}
+calibration: {alpha: 0.1}
 sweep: {space: reft_rank, num_trials: 3, searcher: random, scheduler: none}
 cluster: {num_cpus: 2}
 """

@@ -34,6 +34,7 @@ model:
 adapter: {relative_depths: [0.5, 0.75]}
 train: {epochs: 2, num_workers: 2}
 evaluation: {max_new_tokens: 12}
+calibration: {alpha: 0.1}
 sweep: {space: reft_rank, num_trials: 2, searcher: random, scheduler: none}
 """
 
@@ -128,6 +129,8 @@ def test_a_submitted_sweep_registers_its_best_adapter(address: str, environment:
     best = read_card(output / "sweeps/job/best/adapter")
     assert best.steps == trials[0]["total_steps"] == 4
     assert best.adapter.layers == (2, 3)
+    assert best.certificate is not None
+    assert best.certificate.alpha == 0.1
 
     registry = Registry(Tracker.open(TrackingConfig(), output))
     version, served = registry.download("grun-demo", CANDIDATE, tmp_path / "downloaded")

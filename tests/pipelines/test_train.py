@@ -15,6 +15,7 @@ import torch
 from mlflow.entities import Run as MlflowRun
 from safetensors.torch import load_file
 
+from grun.adapters import read_card
 from grun.config import Recipe
 from grun.lm import load_frozen_lm
 from pipelines import train
@@ -123,6 +124,38 @@ def test_a_run_is_recorded_and_its_adapter_registered_as_candidate(straight: Run
     version = straight.tracker.client.get_model_version_by_alias("grun-towns", "candidate")
     assert version.run_id == run.info.run_id
     assert Registry(straight.tracker).version_of("grun-towns", "candidate") == int(version.version)
+
+
+def test_a_run_certifies_what_it_registers_and_certifies_it_again_without_training(train_it: TrainIt) -> None:
+    # of six held-out records four are calibrated on and two are checked, which is enough for a promise as loose as this
+    loose = {"alpha": 0.7, "delta": 0.2}
+    run = train_it("certified", calibration=loose, train={"num_workers": 1, "engine": "torch"})
+    card = read_card(run.folder / "adapter")
+    certificate = card.certificate
+    assert certificate is not None
+    assert (certificate.calibration.num_records, certificate.check.num_records) == (4, 2)
+    assert certificate.thresholds == {1: card.adapter.gate_threshold, 3: card.adapter.gate_threshold}
+    assert card.adapter.gate_threshold is not None
+    assert certificate.calibration.upper_bound <= 0.7
+    version = run.tracker.client.get_model_version_by_alias("grun-towns", "candidate")
+    assert version.run_id == run.recorded.info.run_id
+    assert version.tags["certificate_sentence"] == certificate.sentence
+    assert version.tags["gate_threshold"] == str(card.adapter.gate_threshold)
+    spool = run.spool
+    again = train_it("certified", calibration={**loose, "delta": 0.25}, train={"num_workers": 1, "engine": "torch"})
+    assert again.spool == spool
+    anew = read_card(again.folder / "adapter").certificate
+    assert anew is not None
+    assert (anew.delta, anew.tensors_sha256) == (0.25, certificate.tensors_sha256)
+
+
+def test_without_enough_records_a_run_says_so_and_refuses_if_promotion_asks(
+    train_it: TrainIt, straight: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read_card(straight.folder / "adapter").certificate is None
+    refused = train_it("strict", status=2, promotion={"require_certificate": True})
+    assert "takes at least 99 records in each half of the holdout set, which has 4 and 2" in capsys.readouterr().err
+    assert not refused.folder.exists()
 
 
 def test_data_are_recorded_by_digest_and_never_by_text(straight: Run) -> None:
