@@ -399,6 +399,24 @@ class TestAdapterFolder:
         assert "an adapter is a folder of exactly `adapter_config.json` and `adapter.safetensors`" in evaluate()
 
 
+class TestPromise:
+    """A utility certificate that so few held-out records cannot give."""
+
+    @pytest.mark.parametrize("verb", ["train", "sweep"])
+    def test_too_few_records_for_what_is_to_be_promised(
+        self, run: Verb, data: Callable[..., list[object]], base: Path, verb: str
+    ) -> None:
+        options = [*data(), "--model.path", base]
+        message = run(verb, *options).message
+        assert "to bound a rate by 0.03 at confidence 0.95 takes at least 99 records in each half of the holdout set" in message
+        assert "raise `calibration.alpha`, or do without a certificate: `promotion.require_certificate: false`" in message
+        assert "at least 29 records" in run(verb, *options, "--calibration.alpha", "0.1").message
+
+    def test_a_promise_of_nothing_or_of_everything(self, run: Verb) -> None:
+        assert "`calibration.alpha`: Input should be greater than 0, got 0" in run("train", "--calibration.alpha", "0").message
+        assert "`calibration.delta`: Input should be less than 1, got 1" in run("train", "--calibration.delta", "1").message
+
+
 class TestCluster:
     @pytest.mark.parametrize("verb", VERBS)
     def test_more_workers_than_the_cluster_has(
@@ -406,7 +424,8 @@ class TestCluster:
     ) -> None:
         monkeypatch.setattr(ray, "init", lambda **_options: None)
         monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
-        message = run(verb, *data(), "--model.path", base, "--train.num_workers", "4").message
+        options = ["--model.path", base, "--promotion.require_certificate", "false"]
+        message = run(verb, *data(), *options, "--train.num_workers", "4").message
         assert "the cluster must hold all workers at once, got 4 worker(s) that need 4 CPU(s) and 2 in the cluster" in message
         assert "lower `train.num_workers`, or add nodes" in message
 
@@ -418,7 +437,7 @@ class TestCluster:
 
         monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
         monkeypatch.setattr(ray, "init", refuse)
-        message = run("train", *data(), "--model.path", base).message
+        message = run("train", *data(), "--model.path", base, "--promotion.require_certificate", "false").message
         assert "the cluster at RAY_ADDRESS='127.0.0.1:1' must be reachable, got ConnectionError: nobody there" in message
 
 
