@@ -139,6 +139,31 @@ class TestChoice:
         assert folder.chosen((0.5,)) == ("b", 0.5)
 
 
+def with_bound(report: EvalReport, bound: float) -> EvalReport:
+    """A report whose threshold bounds the rate of ordinary records that open a gate."""
+    metric = Metric(name="gate/record_open_upper", value=bound, direction="lower", num_samples=172, digest="c")
+    return report.model_copy(update={"metrics": (*report.metrics, metric)})
+
+
+class TestCalibration:
+    def test_a_trial_is_read_at_the_thresholds_that_it_was_scored_at(self, folder: Sweep) -> None:
+        raised = 0.7300000190734863
+        folder.add("a", {raised: make_report(0.1, 0.9), 0.8: make_report(0.2, 0.9)}, thresholds=(raised, 0.8))
+        folder.add("b", {0.3: make_report(0.3, 0.9)}, thresholds=(0.3,))
+        outcome = collect(Recipe(), folder.folder, (0.2, 0.3, 0.8))
+        assert [(p.trial.trial_id, p.threshold) for p in outcome.points] == [("a", raised), ("a", 0.8), ("b", 0.3)]
+        assert outcome.chosen.threshold == raised
+
+    def test_a_point_that_can_be_certified_goes_before_a_better_one_that_cannot(self, folder: Sweep) -> None:
+        folder.add("better", {0.5: with_bound(make_report(0.0, 1.0), 0.031)})
+        folder.add("promising", {0.5: with_bound(make_report(0.1, 0.99), 0.03)})
+        assert folder.chosen((0.5,)) == ("promising", 0.5)
+        outcome = collect(Recipe(), folder.folder, (0.5,))
+        assert [point.trial.trial_id for point in outcome.front] == ["better"]  # what was measured stays as it is
+        strict = Recipe().replace({"calibration": {"alpha": 0.01}})
+        assert collect(strict, folder.folder, (0.5,)).chosen.trial.trial_id == "better"  # none can
+
+
 class TestWhichTrialsCount:
     def test_a_stopped_trial_is_shown_but_neither_on_the_front_nor_chosen(self, folder: Sweep) -> None:
         folder.add("stopped", {0.5: make_report(0.0, 1.0)}, stopped_early=True)
