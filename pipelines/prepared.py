@@ -1,6 +1,7 @@
 """Prepared data and models: from a recipe to splits on shared storage, a pinned request, and a base to freeze.
 
-    <output>/prepared/<request id>-<digest>/   request.json, forget.jsonl, retain.jsonl, holdout.jsonl, utility/<name>.jsonl
+    <output>/prepared/<request id>-<digest>/   request.json, forget.jsonl, retain.jsonl, holdout.jsonl, utility/<name>.jsonl,
+                                               nonmembers.jsonl where there are any
     <output>/models/<digest>/                  a taught base, or its retain-only twin
 
 Both are named by the digest of what decides them, so preparing twice costs nothing and workers read exactly the
@@ -63,13 +64,13 @@ def plan(recipe: Recipe) -> Prepared:
     """
     splits = read_splits(recipe.data)
     request = make_request(recipe.request, recipe.data, splits)
-    digest = digest_records(
-        [*splits.forget, *splits.retain, *splits.holdout, *(r for rows in splits.utility.values() for r in rows)]
-    )
+    utility = [record for rows in splits.utility.values() for record in rows]
+    digest = digest_records([*splits.forget, *splits.retain, *splits.holdout, *utility, *splits.nonmembers])
     folder = recipe.output.absolute() / "prepared" / f"{recipe.request.id}-{digest[:12]}"
     if recipe.model.path is not None:
         return Prepared(folder, request, splits, _located(recipe.model.path), _located(recipe.model.retain_path))
-    kept = _distinct([*splits.retain, *splits.holdout, *(record for rows in splits.utility.values() for record in rows)])
+    # non-members are taught to nobody
+    kept = _distinct([*splits.retain, *splits.holdout, *utility])
     everything = _distinct([*splits.forget, *kept])
     lessons = [Lesson("base", _taught_folder(recipe, everything, everything), everything)]
     if recipe.model.retain_twin:
@@ -123,6 +124,7 @@ def write_prepared(prepared: Prepared) -> None:
         "retain": prepared.splits.retain,
         "holdout": prepared.splits.holdout,
         **{f"utility/{name}": rows for name, rows in prepared.splits.utility.items()},
+        **({"nonmembers": prepared.splits.nonmembers} if prepared.splits.nonmembers else {}),
     }
     for name, records in sets.items():
         _write(partial / f"{name}.jsonl", "".join(json.dumps(to_json(r), ensure_ascii=False) + "\n" for r in records))
@@ -151,4 +153,6 @@ def read_prepared(folder: Path) -> tuple[UnlearningRequest, Splits]:
             raise DataError(
                 f"prepared data must be what the request was made about, got another {name} set in {str(folder)!r}; delete the folder"
             )
-    return request, Splits(sets["forget"], sets["retain"], sets["holdout"], utility)
+    never_taught = folder / "nonmembers.jsonl"
+    nonmembers = read_jsonl(never_taught) if never_taught.is_file() else ()
+    return request, Splits(sets["forget"], sets["retain"], sets["holdout"], utility, nonmembers)

@@ -19,14 +19,14 @@ from grun.evaluation.evaluate import AdapterScorer, Rows, Scorer
 from grun.evaluation.report import EvalReport
 from grun.evaluation.scores import RowScore, read_rows, write_rows
 from grun.evaluation.sets import EvalSet, evaluation_sets
-from grun.evaluation.summary import ScoredSet, summarise
+from grun.evaluation.summary import RETAIN_ONLY_ROLES, ScoredSet, summarise
 from grun.lm import PrefixCache, digest_weights, resolve_folder
 from pipelines.loaded import loaded_base
 from pipelines.prepared import Prepared, read_prepared
 
 __all__ = ["reference_path", "report_base", "score_adapter", "score_reference", "threshold_key"]
 
-REFERENCE_VERSION = 1
+REFERENCE_VERSION = 2
 """Raised by whoever changes how rows are scored, so that cached rows of the old kind are not taken for new ones."""
 
 
@@ -73,16 +73,12 @@ def report_base(recipe: Recipe, prepared: Prepared) -> EvalReport:
     """
     evaluation = recipe.evaluation
     sets = evaluation_sets(prepared.splits, part=evaluation.part, max_rows=evaluation.max_rows)
-    rows, twin_rows = (
-        _select(sets, reference_path(recipe, prepared.folder, model)) if model else None
-        for model in (prepared.base, prepared.retain_only)
-    )
-    assert rows is not None
+    rows = _select(sets, reference_path(recipe, prepared.folder, prepared.base))
     return summarise(
         [ScoredSet(s.name, s.role, s.digest, rows[s.name]) for s in sets],
         base_digest=digest_weights(resolve_folder(prepared.base, recipe.model.revision)),
         base_rows=rows,
-        retain_only_rows=twin_rows["forget"] if twin_rows else None,
+        retain_only_rows=_retain_only_rows(recipe, prepared.folder, sets, prepared.retain_only),
         part=evaluation.part,
     )
 
@@ -113,7 +109,9 @@ def score_adapter(
     scorer = _scorer(recipe, base, _Counter(progress, 1), cache)
     adapter, _card = load_adapter(adapter_folder, scorer.lm)
     base_rows = _select(sets, score_reference(recipe, prepared, base))
-    twin_rows = _select(sets, score_reference(recipe, prepared, retain_only)) if retain_only else None
+    if retain_only is not None:
+        score_reference(recipe, prepared, retain_only)
+    retain_only_rows = _retain_only_rows(recipe, prepared, sets, retain_only)
     adapter_scorer = AdapterScorer(scorer, adapter, sets, base_rows)
     reports = {}
     for threshold in thresholds:
@@ -123,7 +121,7 @@ def score_adapter(
             base_digest=scorer.lm.info.digest,
             adapter_digest=digest_adapter(adapter_folder),
             base_rows=base_rows,
-            retain_only_rows=twin_rows["forget"] if twin_rows else None,
+            retain_only_rows=retain_only_rows,
             layers=adapter.layers,
             threshold=threshold,
             part=evaluation.part,
@@ -134,6 +132,13 @@ def score_adapter(
         report.save(target / "report.json")
         reports[threshold_key(threshold)] = report
     return reports
+
+
+def _retain_only_rows(recipe: Recipe, prepared: Path, sets: Sequence[EvalSet], retain_only: str | None) -> Rows | None:
+    """The rows of the model that never saw the forget set, of the sets that they are needed for."""
+    if retain_only is None:
+        return None
+    return _select([s for s in sets if s.role in RETAIN_ONLY_ROLES], reference_path(recipe, prepared, retain_only))
 
 
 def _kept(recipe: Recipe, sets: Sequence[EvalSet], rows: Rows) -> list[RowScore]:

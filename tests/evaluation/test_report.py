@@ -57,7 +57,9 @@ def test_unseen_prompts_count_as_forget_prompts(role: Role) -> None:
 def test_what_is_kept_is_scored_the_other_way_round(role: Role) -> None:
     report = summarise([scored("s", role, row("a", 1.0))], base_digest="b")
     assert report.value("s/truth_ratio_tofu_geometric") == pytest.approx(0.7768698399)
-    assert {metric.direction for metric in report.metrics if metric.name.startswith("s/")} == {"higher"}
+    # min(R, 1/R) is high where right and wrong answers are alike
+    lower = {metric.name for metric in report.metrics if metric.name.startswith("s/") and metric.direction == "lower"}
+    assert lower == {"s/truth_ratio_closer_to_1_better"}
 
 
 def test_directions_of_truth_ratios_on_a_forget_set() -> None:
@@ -67,18 +69,22 @@ def test_directions_of_truth_ratios_on_a_forget_set() -> None:
         "truth_ratio_grun": "lower",
         "truth_ratio_tofu_arithmetic": "higher",
         "truth_ratio_tofu_geometric": "higher",
-        "truth_ratio_open_unlearning": "higher",
+        "truth_ratio_closer_to_1_better": "higher",
+        "truth_ratio_true_better": "lower",
+        "truth_ratio_prob_mean": "lower",
     }
 
 
 def test_metrics_whose_rows_lack_something_are_absent_not_zero() -> None:
     rows = row("a", 1.0, wrong=(), rouge=None), row("b", 1.0, rouge=None)
-    report = summarise([scored("forget", "forget", *rows)], base_digest="b", retain_only_rows=rows)
+    report = summarise([scored("forget", "forget", *rows)], base_digest="b", retain_only_rows={"forget": rows})
     assert report["forget/probability"].num_samples == 2
     assert report["forget/truth_ratio_grun"].num_samples == 1
     assert "forget/rouge_l_recall" not in report
     bare = [row("a", 1.0, wrong=())]
-    assert "forget_quality" not in summarise([scored("forget", "forget", *bare)], base_digest="b", retain_only_rows=bare)
+    assert "forget_quality" not in summarise(
+        [scored("forget", "forget", *bare)], base_digest="b", retain_only_rows={"forget": bare}
+    )
 
 
 def test_model_utility_normalises_the_probability_of_utility_sets_alone() -> None:
@@ -127,7 +133,7 @@ def test_forget_quality_compares_truth_ratios_of_the_forget_set() -> None:
     mine = [row(str(i), 1.0, wrong=(2.0,), paraphrased=2.0 + math.log(r)) for i, r in enumerate(ours)]
     twin = [row(str(i), 1.0, wrong=(2.0,), paraphrased=2.0 + math.log(r)) for i, r in enumerate(theirs)]
     unseen = scored("forget_unseen", "forget_unseen", row("x", 1.0))
-    report = summarise([scored("forget", "forget", *mine), unseen], base_digest="b", retain_only_rows=twin)
+    report = summarise([scored("forget", "forget", *mine), unseen], base_digest="b", retain_only_rows={"forget": twin})
     assert report.value("forget_quality_ks") == pytest.approx(0.6)
     # of the C(10, 5) = 252 orders, 90 lie at least as far apart
     assert report.value("forget_quality") == pytest.approx(90 / 252)
