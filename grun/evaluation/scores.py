@@ -19,7 +19,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from grun.errors import DataError
 
-__all__ = ["RowScore", "format_row", "parse_row", "read_rows", "write_atomically", "write_rows"]
+__all__ = ["ROW_VERSION", "RowScore", "format_row", "parse_row", "read_rows", "write_atomically", "write_rows"]
+
+
+ROW_VERSION = 2
+"""Raised by whoever changes how rows are scored, so that rows of the old kind are not taken for new ones."""
 
 
 @dataclass(frozen=True, slots=True)

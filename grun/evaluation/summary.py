@@ -45,7 +45,7 @@ from grun.evaluation.truth_ratio import (
     ratio_open_unlearning,
 )
 
-__all__ = ["RETAIN_ONLY_ROLES", "ScoredSet", "summarise"]
+__all__ = ["RETAIN_ONLY_ROLES", "ROW_QUANTITIES", "ScoredSet", "summarise"]
 
 _UTILITY_TRUTH_RATIO = "truth_ratio_tofu_geometric"
 """The convention that enters model utility, TOFU's own."""
@@ -53,7 +53,7 @@ _UTILITY_TRUTH_RATIO = "truth_ratio_tofu_geometric"
 _HIGHER_WHEN_FORGOTTEN = TRUTH_RATIOS.keys() - FALLS_WHEN_FORGOTTEN
 """Truth ratios that rise as a forget set is forgotten."""
 
-_ROW_QUANTITIES = ("probability", "rouge_1_recall", "rouge_l_recall", "exact_memorization", "extraction_strength")
+ROW_QUANTITIES = ("probability", "rouge_1_recall", "rouge_l_recall", "exact_memorization", "extraction_strength")
 """Numbers of a row whose mean is a metric of its set."""
 
 RETAIN_ONLY_ROLES: frozenset[Role] = frozenset({"forget", "nonmember"})
@@ -166,7 +166,7 @@ def _set_metrics(scored: ScoredSet) -> list[Metric]:
     rows = scored.rows
     comparable = [row for row in rows if row.wrong_nll_means]
     values = {
-        **{name: [value for row in rows if (value := getattr(row, name)) is not None] for name in _ROW_QUANTITIES},
+        **{name: [value for row in rows if (value := getattr(row, name)) is not None] for name in ROW_QUANTITIES},
         **{
             name: [ratio(row.base_nll_mean, row.wrong_nll_means, scored.side) for row in comparable]
             for name, ratio in TRUTH_RATIOS.items()
