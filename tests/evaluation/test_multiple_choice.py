@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from grun.config import AdapterConfig, PromptConfig
 from grun.data.multiple_choice import ChoiceQuestion
@@ -22,7 +21,7 @@ from grun.evaluation.multiple_choice import (
 )
 from grun.evaluation.report import EvalReport
 from grun.interventions import Adapter, build_adapter
-from grun.lm import BaseInfo, FrozenLM, freeze
+from grun.lm import FrozenLM
 
 QUESTIONS = tuple(
     ChoiceQuestion(f"{verb} {name}?", options, index % len(options))
@@ -38,34 +37,6 @@ QUESTIONS = tuple(
 @pytest.fixture(scope="module")
 def encoder(tiny_lm: FrozenLM) -> PromptEncoder:
     return PromptEncoder(tiny_lm.tokenizer, PromptConfig(), context=tiny_lm.context)
-
-
-@pytest.fixture(scope="module")
-def spaced_lm() -> FrozenLM:
-    """A random Llama whose tokenizer knows letters together with the space before them, as those of real models do."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<|pad|>", "<|end|>"], initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator([" A B C D E" * 20], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<|pad|>", eos_token="<|end|>")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        max_position_embeddings=256,
-        initializer_range=0.2,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return freeze(LlamaForCausalLM(config), tokenizer, BaseInfo("spaced", None, "0" * 64))
 
 
 @pytest.fixture(scope="module")
@@ -94,23 +65,23 @@ def by_definition(lm: FrozenLM, question: ChoiceQuestion) -> int:
     return int(logits[firsts].argmax())
 
 
-def test_picked_is_the_likeliest_first_token_of_a_letter(spaced_lm: FrozenLM) -> None:
-    encoder = PromptEncoder(spaced_lm.tokenizer, PromptConfig(), context=spaced_lm.context)
-    rows = ask(spaced_lm, encoder, QUESTIONS, batch_size=3)
-    assert [row.picked for row in rows] == [by_definition(spaced_lm, question) for question in QUESTIONS]
+def test_picked_is_the_likeliest_first_token_of_a_letter(lettered_lm: FrozenLM) -> None:
+    encoder = PromptEncoder(lettered_lm.tokenizer, PromptConfig(), context=lettered_lm.context)
+    rows = ask(lettered_lm, encoder, QUESTIONS, batch_size=3)
+    assert [row.picked for row in rows] == [by_definition(lettered_lm, question) for question in QUESTIONS]
     assert [(row.digest, row.answer) for row in rows] == [(q.digest, q.answer) for q in QUESTIONS]
     assert {row.opened for row in rows} == {None}
     assert len({row.picked for row in rows}) > 1
     for other in (1, 32):
-        assert ask(spaced_lm, encoder, QUESTIONS, batch_size=other) == rows
-    assert ask(spaced_lm, encoder, QUESTIONS[::-1], batch_size=3) == rows[::-1]
+        assert ask(lettered_lm, encoder, QUESTIONS, batch_size=other) == rows
+    assert ask(lettered_lm, encoder, QUESTIONS[::-1], batch_size=3) == rows[::-1]
 
 
-def test_a_gate_that_stays_closed_picks_what_the_base_does(spaced_lm: FrozenLM, adapter: Adapter) -> None:
-    encoder = PromptEncoder(spaced_lm.tokenizer, PromptConfig(), context=spaced_lm.context)
-    base = ask(spaced_lm, encoder, QUESTIONS, batch_size=4)
+def test_a_gate_that_stays_closed_picks_what_the_base_does(lettered_lm: FrozenLM, adapter: Adapter) -> None:
+    encoder = PromptEncoder(lettered_lm.tokenizer, PromptConfig(), context=lettered_lm.context)
+    base = ask(lettered_lm, encoder, QUESTIONS, batch_size=4)
     closed, opened, soft = (
-        ask(spaced_lm, encoder, QUESTIONS, batch_size=4, adapter=adapter, threshold=threshold) for threshold in (1.0, 0.0, None)
+        ask(lettered_lm, encoder, QUESTIONS, batch_size=4, adapter=adapter, threshold=threshold) for threshold in (1.0, 0.0, None)
     )
     assert [row.picked for row in closed] == [row.picked for row in base]
     assert {row.opened for row in closed} == {False}
@@ -124,8 +95,8 @@ def test_letters_that_share_their_first_token_are_refused(encoder: PromptEncoder
         encode_question(QUESTIONS[0], encoder)
 
 
-def test_a_question_beyond_the_context_is_refused(spaced_lm: FrozenLM) -> None:
-    encoder = PromptEncoder(spaced_lm.tokenizer, PromptConfig(), context=20)
+def test_a_question_beyond_the_context_is_refused(lettered_lm: FrozenLM) -> None:
+    encoder = PromptEncoder(lettered_lm.tokenizer, PromptConfig(), context=20)
     with pytest.raises(DataError, match="must fit the context of 20 tokens"):
         encode_question(QUESTIONS[0], encoder)
 
