@@ -99,7 +99,7 @@ def check_required(required: Collection[str], sets: Sequence[EvalSet], *, retain
         if re.sub(r"_layer_\d+$", "", name) not in possible:
             raise ConfigError(
                 f"`evaluation.require` must name metrics of a report on this data, got `{name}`{near_miss(name, possible)}; "
-                "README.md lists them"
+                "`pipelines/evaluate.py` prints them all"
             )
     missing = missing_metrics(sets, retain_only=retain_only, multiple_choice=multiple_choice)
     if lacking := [name for name in required if name in missing]:

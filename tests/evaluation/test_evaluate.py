@@ -258,7 +258,7 @@ def test_what_a_row_keeps_of_its_tokens(scorer: Scorer, base_rows: Rows) -> None
         assert row.extraction_strength == pytest.approx(1 - first / len(right))
         assert row.min_k_nats == pytest.approx(-sum(sorted(logs)[:lowest]) / lowest, abs=1e-4)
         assert row.min_k_plus_plus == pytest.approx(-sum(sorted(standardised)[:lowest]) / lowest, abs=1e-3)
-        answer = scorer.lm.tokenizer.decode(example.ids[example.num_prompt_tokens : -1])
+        [answer] = scorer.lm.tokenizer.batch_decode([list(example.ids[example.num_prompt_tokens : -1])])
         assert row.zlib_bytes == len(zlib.compress(answer.encode()))
         assert row.rouge_1_recall is not None
         assert row.rouge_l_recall is not None

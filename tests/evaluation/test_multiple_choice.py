@@ -122,5 +122,5 @@ def test_with_a_chat_template_the_letter_begins_the_answer(tokenizer: PreTrained
     chatty.chat_template = template
     encoder = PromptEncoder(chatty, PromptConfig(template="chat"), context=400)
     example, letters = encode_question(QUESTIONS[0], encoder)
-    assert chatty.decode(example.ids) == f"[user]{choice_prompt(QUESTIONS[0])}[assistant]A"
+    assert chatty.decode(list(example.ids)) == f"[user]{choice_prompt(QUESTIONS[0])}[assistant]A"
     assert [chatty.decode([letter]) for letter in letters] == ["A", "B", "C", "D"]

@@ -10,6 +10,9 @@
 
 A stranger is somebody of whom nothing is known: asked about one, the base declines, as deployed models do. So the
 base knows how to decline before anybody asks it to forget.
+
+The tokenizer of a taught base is made from what is taught, so the names of non-members are cut into more pieces than others.
+That alone tells them apart a little, to the base and its retain-only twin alike: a membership AUC is to be read beside the twin's.
 """
 
 import random
