@@ -6,16 +6,21 @@ from urllib.parse import urlsplit
 from grun.adapters import check_adapter, read_card
 from grun.config import Recipe, TrackingConfig
 from grun.data.prompts import PromptEncoder
+from grun.evaluation.multiple_choice import encode_question
+from grun.evaluation.requirements import check_required, missing_metrics
 from grun.evaluation.sets import evaluation_sets
 from grun.interventions import check_fits
 from grun.lm import BaseInfo, load_tokenizer, resolve_folder
 from grun.lm.frozen import context_of, digest_weights, load_config, read_shape
 from grun.objectives import read_layer
 from grun.training import forget_answers
+from pipelines.console import note
 from pipelines.mlflow_store import Store
 from pipelines.prepared import Prepared
+from pipelines.retain_logs import check_logs
+from pipelines.scoring import questions_of
 
-__all__ = ["check_base", "check_rows", "check_saved_adapter", "check_tracking"]
+__all__ = ["check_base", "check_metrics", "check_rows", "check_saved_adapter", "check_tracking", "note_missing_metrics"]
 
 
 def check_base(recipe: Recipe) -> None:
@@ -56,6 +61,39 @@ def check_rows(recipe: Recipe, prepared: Prepared) -> None:
         for prompt in evaluated.prompts:
             for wording in prompt.answers:
                 prompt.encode(encoder, answer=wording)
+    for question in questions_of(recipe):
+        encode_question(question, encoder)
+
+
+def check_metrics(recipe: Recipe, prepared: Prepared) -> None:
+    """Refuse retain-only logs and questions that cannot be used, and a required metric that there will not be.
+
+    Raises:
+        DataError: what is wrong about the logs or the questions.
+        ConfigError: the metrics, and how to get them.
+    """
+    check_logs(recipe, prepared)
+    questions = questions_of(recipe)
+    check_required(
+        recipe.evaluation.require,
+        evaluation_sets(prepared.splits),
+        retain_only=prepared.retain_only is not None,
+        multiple_choice=bool(questions),
+    )
+
+
+def note_missing_metrics(prepared: Prepared) -> None:
+    """Say before any training which metrics there will not be, and how to get them."""
+    missing = missing_metrics(
+        evaluation_sets(prepared.splits),
+        retain_only=prepared.retain_only is not None,
+        multiple_choice=True,  # whoever wants them names a file; nobody misses them
+    )
+    by_remedy: dict[str, list[str]] = {}
+    for name, remedy in missing.items():
+        by_remedy.setdefault(remedy, []).append(name)
+    if by_remedy:
+        note("the report will lack " + "; and ".join(f"{', '.join(names)}: {remedy}" for remedy, names in by_remedy.items()))
 
 
 def check_saved_adapter(recipe: Recipe, prepared: Prepared, folder: Path) -> None:

@@ -69,7 +69,7 @@ def find_adapter(recipe: Recipe, prepared: Prepared, tracker: Tracker, options: 
 def report_rows(report: EvalReport, base: EvalReport) -> dict[str, str]:
     """A report as lines of a summary, each number behind the base's own where the base has it."""
     return {
-        metric.name: f"{_before(metric.name, base)}{metric.value:.4g}   ({metric.direction} is better, {metric.num_samples} rows)"
+        metric.name: f"{_before(metric.name, base)}{metric.value:.4g}   ({metric.better}, {metric.num_samples} rows)"
         for metric in report.metrics
         if metric.value is not None
     }

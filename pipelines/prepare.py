@@ -12,12 +12,13 @@ from pathlib import Path
 
 from grun.config import Recipe
 from grun.data.records import Record
-from pipelines.checks import check_base, check_rows, check_tracking
+from pipelines.checks import check_base, check_metrics, check_rows, check_tracking, note_missing_metrics
 from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import check_writable, note, summary
 from pipelines.prepared import Lesson, Prepared, plan, write_prepared
-from pipelines.scoring import reference_path, report_base, score_reference
+from pipelines.retain_logs import export_logs, export_path, import_logs
+from pipelines.scoring import ask_reference, choices_path, questions_of, reference_path, report_base, score_reference
 from pipelines.tasks import HelperTask, run_tasks
 
 __all__ = ["check", "main", "prepare"]
@@ -35,6 +36,7 @@ def check(recipe: Recipe) -> Prepared:
     check_writable(recipe.output)
     prepared = plan(recipe)
     check_base(recipe)
+    check_metrics(recipe, prepared)
     if all(lesson.is_done for lesson in prepared.lessons):
         check_rows(recipe, prepared)
     check_tracking(recipe.tracking)
@@ -47,6 +49,7 @@ def prepare(recipe: Recipe, prepared: Prepared) -> None:
     Raises:
         GrunError: what is wrong with the records or the models.
     """
+    note_missing_metrics(prepared)
     missing = [lesson for lesson in prepared.lessons if not lesson.is_done]
     if missing:
         start = time.monotonic()
@@ -59,20 +62,22 @@ def prepare(recipe: Recipe, prepared: Prepared) -> None:
         note(f"taught {' and '.join(lesson.title for lesson in missing)} in {time.monotonic() - start:.0f} s")
         check_rows(recipe, prepared)
     write_prepared(prepared)
+    import_logs(recipe, prepared)
     models = [model for model in (prepared.base, prepared.retain_only) if model is not None]
     unscored = [model for model in models if not reference_path(recipe, prepared.folder, model).is_file()]
-    run_tasks(
-        recipe,
-        [
-            HelperTask(
-                "scoring the base" if model == prepared.base else "scoring the retain-only model",
-                score_reference,
-                {"recipe": recipe, "prepared": prepared.folder, "model": model},
-            )
-            for model in unscored
-        ],
-        shared=recipe.output.absolute(),
-    )
+    tasks = [
+        HelperTask(
+            "scoring the base" if model == prepared.base else "scoring the retain-only model",
+            score_reference,
+            {"recipe": recipe, "prepared": prepared.folder, "model": model},
+        )
+        for model in unscored
+    ]
+    if (questions := questions_of(recipe)) and not choices_path(recipe, questions, prepared.base).is_file():
+        arguments = {"recipe": recipe, "questions": questions, "model": prepared.base}
+        tasks.append(HelperTask("asking the base the multiple-choice questions", ask_reference, arguments))
+    run_tasks(recipe, tasks, shared=recipe.output.absolute())
+    export_logs(recipe, prepared)
     known = report_base(recipe.replace({"evaluation": {"part": "all", "max_rows": None}}), prepared).value(
         "forget/rouge_l_recall"
     )
@@ -110,7 +115,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = {name: str(len(getattr(prepared.splits, name))) for name in ("forget", "retain", "holdout")}
     summary(
         f"request {prepared.request.id}",
-        {**{f"{name} records": count for name, count in rows.items()}, "base": prepared.base, "prepared": str(prepared.folder)},
+        {
+            **{f"{name} records": count for name, count in rows.items()},
+            "base": prepared.base,
+            "prepared": str(prepared.folder),
+            **(
+                {"retain-only logs": str(logs)}
+                if (logs := recipe.evaluation.retain_logs or export_path(recipe, prepared))
+                else {}
+            ),
+        },
         [
             next_step("sweep", options.again, "find the best adapter"),
             next_step("train", options.again, "train the recipe's own adapter"),

@@ -1,12 +1,14 @@
 """Prepared data and models: from a recipe to splits on shared storage, a pinned request, and a base to freeze.
 
-    <output>/prepared/<request id>-<digest>/   request.json, forget.jsonl, retain.jsonl, holdout.jsonl, utility/<name>.jsonl
+    <output>/prepared/<request id>-<digest>/   request.json, forget.jsonl, retain.jsonl, holdout.jsonl, utility/<name>.jsonl,
+                                               nonmembers.jsonl where there are any
     <output>/models/<digest>/                  a taught base, or its retain-only twin
 
 Both are named by the digest of what decides them, so preparing twice costs nothing and workers read exactly the
 records that the request names.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -18,7 +20,7 @@ from typing import overload
 from grun.config import Recipe
 from grun.data.records import QARecord, Record, digest_records, read_jsonl, to_json
 from grun.data.splits import Splits, make_request, read_splits
-from grun.errors import DataError
+from grun.errors import ConfigError, DataError
 from grun.requests import UnlearningRequest
 
 __all__ = ["Lesson", "Prepared", "plan", "read_prepared", "write_prepared"]
@@ -48,7 +50,7 @@ class Prepared:
     base: str
     """Folder or hub name of the base model."""
     retain_only: str | None
-    """Folder or hub name of the model that never saw the forget set."""
+    """Folder or hub name of the model that never saw the forget set; or a name for its logs, whose rows are scored already."""
     lessons: tuple[Lesson, ...] = ()
     """Models that `prepare` teaches."""
     vocabulary: tuple[Record, ...] = ()
@@ -60,29 +62,45 @@ def plan(recipe: Recipe) -> Prepared:
 
     Raises:
         DataError: the data are not what they should be.
+        ConfigError: both a retain-only model and its logs are named.
     """
     splits = read_splits(recipe.data)
     request = make_request(recipe.request, recipe.data, splits)
-    digest = digest_records(
-        [*splits.forget, *splits.retain, *splits.holdout, *(r for rows in splits.utility.values() for r in rows)]
-    )
+    utility = [record for rows in splits.utility.values() for record in rows]
+    digest = digest_records([*splits.forget, *splits.retain, *splits.holdout, *utility, *splits.nonmembers])
     folder = recipe.output.absolute() / "prepared" / f"{recipe.request.id}-{digest[:12]}"
+    retain_only = _retain_only(recipe)
     if recipe.model.path is not None:
-        return Prepared(folder, request, splits, _located(recipe.model.path), _located(recipe.model.retain_path))
-    kept = _distinct([*splits.retain, *splits.holdout, *(record for rows in splits.utility.values() for record in rows)])
+        return Prepared(folder, request, splits, _located(recipe.model.path), retain_only)
+    # non-members are taught to nobody
+    kept = _distinct([*splits.retain, *splits.holdout, *utility])
     everything = _distinct([*splits.forget, *kept])
     lessons = [Lesson("base", _taught_folder(recipe, everything, everything), everything)]
-    if recipe.model.retain_twin:
+    has_twin = recipe.model.retain_twin and recipe.evaluation.retain_logs is None
+    if has_twin:
         lessons.append(Lesson("retain-only twin", _taught_folder(recipe, kept, everything), kept))
     return Prepared(
         folder,
         request,
         splits,
         base=str(lessons[0].folder),
-        retain_only=str(lessons[1].folder) if recipe.model.retain_twin else _located(recipe.model.retain_path),
+        retain_only=str(lessons[1].folder) if has_twin else retain_only,
         lessons=tuple(lessons),
         vocabulary=everything,
     )
+
+
+def _retain_only(recipe: Recipe) -> str | None:
+    """The retain-only model or logs that a recipe names."""
+    logs = recipe.evaluation.retain_logs
+    if logs is None:
+        return _located(recipe.model.retain_path)
+    if recipe.model.retain_path is not None:
+        raise ConfigError(
+            f"a retain-only model and its logs stand in for one another, got both `model.retain_path` {recipe.model.retain_path!r} and "
+            f"`evaluation.retain_logs` {logs!r}; name one"
+        )
+    return _logs_name(logs)
 
 
 @overload
@@ -123,6 +141,7 @@ def write_prepared(prepared: Prepared) -> None:
         "retain": prepared.splits.retain,
         "holdout": prepared.splits.holdout,
         **{f"utility/{name}": rows for name, rows in prepared.splits.utility.items()},
+        **({"nonmembers": prepared.splits.nonmembers} if prepared.splits.nonmembers else {}),
     }
     for name, records in sets.items():
         _write(partial / f"{name}.jsonl", "".join(json.dumps(to_json(r), ensure_ascii=False) + "\n" for r in records))
@@ -151,4 +170,20 @@ def read_prepared(folder: Path) -> tuple[UnlearningRequest, Splits]:
             raise DataError(
                 f"prepared data must be what the request was made about, got another {name} set in {str(folder)!r}; delete the folder"
             )
-    return request, Splits(sets["forget"], sets["retain"], sets["holdout"], utility)
+    never_taught = folder / "nonmembers.jsonl"
+    nonmembers = read_jsonl(never_taught) if never_taught.is_file() else ()
+    return request, Splits(sets["forget"], sets["retain"], sets["holdout"], utility, nonmembers)
+
+
+def _logs_name(path: str) -> str:
+    """What logs are called in the place of a retain-only model: by their content.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        return f"retain_logs {hashlib.sha256(Path(path).read_bytes()).hexdigest()}"
+    except OSError as error:
+        raise DataError(
+            f"`evaluation.retain_logs` must be a readable file, got {path!r} ({error.strerror}); check the path"
+        ) from None

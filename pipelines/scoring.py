@@ -1,49 +1,70 @@
 """Scoring as Ray tasks: the base's own rows (computed once, cached), and an adapter's reports at gate thresholds.
 
-    <output>/reference/<digest>.jsonl    every row of every set, scored on a model with no adapter
+    <output>/reference/<digest>.jsonl            every row of every set, scored on a model with no adapter
+    <output>/reference/<digest>.choices.jsonl    what it picks of multiple-choice questions
 
 A task process keeps its base loaded, so a sweep loads it once and not once a trial.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from grun.adapters import digest_adapter, load_adapter
 from grun.config import Recipe
+from grun.data.multiple_choice import ChoiceQuestion, digest_questions, read_multiple_choice
 from grun.data.prompts import PromptEncoder
 from grun.evaluation.evaluate import AdapterScorer, Rows, Scorer
+from grun.evaluation.multiple_choice import ChoiceRow, ask, read_choices, with_accuracy, write_choices
 from grun.evaluation.report import EvalReport
-from grun.evaluation.scores import RowScore, read_rows, write_rows
+from grun.evaluation.scores import ROW_VERSION, RowScore, read_rows, write_rows
 from grun.evaluation.sets import EvalSet, evaluation_sets
-from grun.evaluation.summary import ScoredSet, summarise
+from grun.evaluation.summary import RETAIN_ONLY_ROLES, ScoredSet, summarise
+from grun.interventions import Adapter
 from grun.lm import PrefixCache, digest_weights, resolve_folder
 from pipelines.calibrating import bound_metric, ordinary_of, raised
 from pipelines.loaded import loaded_base
 from pipelines.prepared import Prepared, read_prepared
 
-__all__ = ["make_scorer", "reference_path", "report_base", "score_adapter", "score_reference", "threshold_key"]
-
-REFERENCE_VERSION = 1
-"""Raised by whoever changes how rows are scored, so that cached rows of the old kind are not taken for new ones."""
+__all__ = [
+    "ask_reference",
+    "choices_path",
+    "make_scorer",
+    "questions_of",
+    "reference_path",
+    "report_base",
+    "score_adapter",
+    "score_reference",
+    "threshold_key",
+]
 
 
 def reference_path(recipe: Recipe, prepared: Path, model: str) -> Path:
     """Where the rows of a model without an adapter are cached."""
+    asked: dict[str, str | int] = {"prepared": prepared.name, "max_new_tokens": recipe.evaluation.max_new_tokens}
+    return recipe.output.absolute() / "reference" / f"{_identity(recipe, model, asked)}.jsonl"
+
+
+def choices_path(recipe: Recipe, questions: Sequence[ChoiceQuestion], model: str) -> Path:
+    """Where what a model without an adapter picks is cached."""
+    asked: dict[str, str | int] = {"questions": digest_questions(questions)}
+    return recipe.output.absolute() / "reference" / f"{_identity(recipe, model, asked)}.choices.jsonl"
+
+
+def _identity(recipe: Recipe, model: str, asked: Mapping[str, str | int]) -> str:
+    """Digest of everything that decides a model's rows."""
     identity = {
-        "version": REFERENCE_VERSION,
+        "version": ROW_VERSION,
         "model": model,
         "revision": recipe.model.revision,
         "dtype": recipe.model.dtype,
-        "prepared": prepared.name,
         "prompt": recipe.prompt.model_dump(mode="json"),
-        "max_new_tokens": recipe.evaluation.max_new_tokens,
+        **asked,
     }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return recipe.output.absolute() / "reference" / f"{digest}.jsonl"
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def threshold_key(threshold: float | None) -> str:
@@ -68,6 +89,44 @@ def score_reference(recipe: Recipe, prepared: Path, model: str, progress: Path |
     return path
 
 
+def questions_of(recipe: Recipe) -> tuple[ChoiceQuestion, ...]:
+    """The multiple-choice questions that a recipe names; none where it names no file.
+
+    Raises:
+        DataError: the file is missing or malformed.
+    """
+    path = recipe.evaluation.multiple_choice
+    return () if path is None else read_multiple_choice(Path(path))
+
+
+def ask_reference(
+    recipe: Recipe, questions: Sequence[ChoiceQuestion], model: str, progress: Path | None = None
+) -> tuple[ChoiceRow, ...]:
+    """Ask a model without an adapter, unless the cache has its answers. Runs as a task."""
+    path = choices_path(recipe, questions, model)
+    if path.is_file():
+        return read_choices(path)
+    scorer = make_scorer(recipe, model, _Counter(progress, len(questions)))
+    rows = _ask(scorer, questions)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_choices(path, rows)
+    return rows
+
+
+def _ask(
+    scorer: Scorer, questions: Sequence[ChoiceQuestion], adapter: Adapter | None = None, threshold: float | None = None
+) -> tuple[ChoiceRow, ...]:
+    return ask(
+        scorer.lm,
+        scorer.encoder,
+        questions,
+        batch_size=scorer.batch_size,
+        adapter=adapter,
+        threshold=threshold,
+        on_progress=scorer.on_progress,
+    )
+
+
 def report_base(recipe: Recipe, prepared: Prepared) -> EvalReport:
     """The base's own report, from the rows that `prepare` has scored; runs no model.
 
@@ -76,18 +135,17 @@ def report_base(recipe: Recipe, prepared: Prepared) -> EvalReport:
     """
     evaluation = recipe.evaluation
     sets = evaluation_sets(prepared.splits, part=evaluation.part, max_rows=evaluation.max_rows)
-    rows, twin_rows = (
-        _select(sets, reference_path(recipe, prepared.folder, model)) if model else None
-        for model in (prepared.base, prepared.retain_only)
-    )
-    assert rows is not None
-    return summarise(
+    rows = _select(sets, reference_path(recipe, prepared.folder, prepared.base))
+    report = summarise(
         [ScoredSet(s.name, s.role, s.digest, rows[s.name]) for s in sets],
         base_digest=digest_weights(resolve_folder(prepared.base, recipe.model.revision)),
         base_rows=rows,
-        retain_only_rows=twin_rows["forget"] if twin_rows else None,
+        retain_only_rows=_retain_only_rows(recipe, prepared.folder, sets, prepared.retain_only),
         part=evaluation.part,
     )
+    if not (questions := questions_of(recipe)):
+        return report
+    return with_accuracy(report, questions, read_choices(choices_path(recipe, questions, prepared.base)))
 
 
 def score_adapter(
@@ -104,6 +162,8 @@ def score_adapter(
 ) -> dict[str, EvalReport]:
     """Score an adapter at gate thresholds and write `<folder>/<threshold>/{report.json,rows.jsonl}`. Runs as a task.
 
+    With multiple-choice questions, what was picked goes to `choices.jsonl` beside them.
+
     Args:
         recipe: `evaluation.part` says which rows.
         cache: a prefix cache that holds them and the adapter's placement; gates and answers are then read off suffixes.
@@ -119,11 +179,14 @@ def score_adapter(
     scorer = make_scorer(recipe, base, _Counter(progress, 1), cache)
     adapter, card = load_adapter(adapter_folder, scorer.lm)
     base_rows = _select(sets, score_reference(recipe, prepared, base))
-    twin_rows = _select(sets, score_reference(recipe, prepared, retain_only)) if retain_only else None
+    if retain_only is not None:
+        score_reference(recipe, prepared, retain_only)
+    retain_only_rows = _retain_only_rows(recipe, prepared, sets, retain_only)
     adapter_scorer = AdapterScorer(scorer, adapter, sets, base_rows)
     ordinary = ordinary_of(adapter_scorer, splits) if calibrates and recipe.calibration.mode != "off" else None
     if ordinary is not None and recipe.calibration.mode == "raise":
         thresholds = raised(recipe.calibration, ordinary, thresholds)
+    questions = questions_of(recipe)
     reports = {}
     for threshold in thresholds:
         rows = adapter_scorer.rows(threshold)
@@ -132,7 +195,7 @@ def score_adapter(
             base_digest=scorer.lm.info.digest,
             adapter_digest=digest_adapter(adapter_folder),
             base_rows=base_rows,
-            retain_only_rows=twin_rows["forget"] if twin_rows else None,
+            retain_only_rows=retain_only_rows,
             layers=adapter.layers,
             threshold=threshold,
             part=evaluation.part,
@@ -145,9 +208,20 @@ def score_adapter(
         target = folder / threshold_key(threshold)
         target.mkdir(parents=True, exist_ok=True)
         write_rows(target / "rows.jsonl", _kept(recipe, sets, rows))
+        if questions:
+            choices = _ask(scorer, questions, adapter, threshold)
+            write_choices(target / "choices.jsonl", choices)
+            report = with_accuracy(report, questions, choices)
         report.save(target / "report.json")
         reports[threshold_key(threshold)] = report
     return reports
+
+
+def _retain_only_rows(recipe: Recipe, prepared: Path, sets: Sequence[EvalSet], retain_only: str | None) -> Rows | None:
+    """The rows of the model that never saw the forget set, of the sets that they are needed for."""
+    if retain_only is None:
+        return None
+    return _select([s for s in sets if s.role in RETAIN_ONLY_ROLES], reference_path(recipe, prepared, retain_only))
 
 
 def _kept(recipe: Recipe, sets: Sequence[EvalSet], rows: Rows) -> list[RowScore]:

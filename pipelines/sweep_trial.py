@@ -66,8 +66,8 @@ class TrialRecord(Config):
 
 
 def validating(recipe: Recipe) -> Recipe:
-    """The recipe that scores the rows a sweep chooses by."""
-    return recipe.replace({"evaluation": {"part": "validation"}})
+    """The recipe that scores the rows a sweep chooses by; it does not choose by multiple-choice questions, so they are not asked."""
+    return recipe.replace({"evaluation": {"part": "validation", "multiple_choice": None}})
 
 
 def sweep_score(recipe: Recipe, forgetting: float, utility: float) -> float:

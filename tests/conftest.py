@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import random
 import tempfile
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import hypothesis
@@ -46,21 +47,19 @@ def _seeds() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 320 tokens: any text encodes, a few frequent words are merged."""
+def _tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=[PAD, END], initial_alphabet=alphabet, show_progress=False)
-    bpe.train_from_iterator(TEXTS, trainer)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[PAD, END], initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=PAD, eos_token=END)
 
 
-@pytest.fixture(scope="session")
-def tiny_lm(tokenizer: PreTrainedTokenizerFast) -> FrozenLM:
-    """A random Llama of 4 blocks, 32 wide, with a context of 128 tokens."""
+def _random_lm(tokenizer: PreTrainedTokenizerFast, context: int) -> FrozenLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -69,13 +68,31 @@ def tiny_lm(tokenizer: PreTrainedTokenizerFast) -> FrozenLM:
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=128,
+        max_position_embeddings=context,
         initializer_range=0.2,  # wide enough that a changed hidden state visibly changes the logits
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     return freeze(LlamaForCausalLM(config), tokenizer, BaseInfo("tiny", None, "0" * 64))
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 320 tokens: any text encodes, a few frequent words are merged."""
+    return _tokenizer(TEXTS, 320)
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tokenizer: PreTrainedTokenizerFast) -> FrozenLM:
+    """A random Llama of 4 blocks, 32 wide, with a context of 128 tokens."""
+    return _random_lm(tokenizer, 128)
+
+
+@pytest.fixture(scope="session")
+def lettered_lm() -> FrozenLM:
+    """Another with a context of 256, whose tokenizer knows letters with the space before them, as those of real models do."""
+    return _random_lm(_tokenizer([" A B C D E" * 20], 300), 256)
 
 
 @pytest.fixture(scope="session")

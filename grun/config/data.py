@@ -29,7 +29,11 @@ class TestbedData(_SplitOptions):
 
 
 class TofuData(_SplitOptions):
-    """A local folder in the layout of the published TOFU data set (one JSON object a line)."""
+    """A local folder in the layout of the published TOFU data set (one JSON object a line).
+
+    Where it holds a file `holdout01.json`, `holdout05.json` or `holdout10.json` for the forget split, those are the non-members:
+    records like the others that no model was ever taught, for membership inference.
+    """
 
     kind: Literal["tofu"] = "tofu"
     path: str
@@ -50,6 +54,8 @@ class JsonlData(_SplitOptions):
     """File of the records to keep, inside the folder."""
     holdout: InsidePath | None = None
     """File of records that are never trained on; unset: `holdout_frac` of the retain records."""
+    nonmembers: InsidePath | None = None
+    """File of records like those to forget that neither base nor adapter ever saw, for membership inference."""
 
 
 class HubData(_SplitOptions):
@@ -68,6 +74,8 @@ class HubData(_SplitOptions):
     """Configuration with the records to keep."""
     holdout: str | None = None
     """Configuration that is never trained on; unset: `holdout_frac` of the retain records."""
+    nonmembers: str | None = None
+    """Configuration that neither base nor adapter ever saw, for membership inference (for `locuslab/TOFU`: `holdout05`)."""
 
 
 def _kind(value: Any) -> str:

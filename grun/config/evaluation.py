@@ -24,6 +24,12 @@ class EvaluationConfig(Config):
     """CPUs that Ray reserves for an evaluation task."""
     use_gpu: bool = False
     """Whether an evaluation task takes one GPU."""
+    retain_logs: str | None = None
+    """File of retain-only logs that `prepare` wrote where the retain-only model is; it stands in for `model.retain_path`."""
+    require: tuple[str, ...] = ()
+    """Metrics that the report must have, for instance `forget_quality`; a run that cannot compute one stops before it trains."""
+    multiple_choice: str | None = None
+    """File of multiple-choice questions about what is to be forgotten, in WMDP's layout (`question`, `choices`, `answer`); on a cluster, on storage that every node sees at the same path. Sweeps do not ask them."""
 
 
 class PromotionConfig(Config):

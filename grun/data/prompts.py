@@ -85,6 +85,28 @@ class PromptEncoder:
             return self._chat([{"role": "user", "content": question}], add_generation_prompt=True)
         return self._tokenize(f"Question: {question}\nAnswer:")
 
+    def encode_as_written(self, text: str, answer: str, *, digest: str) -> Example:
+        """Encode a prompt whose whole wording is given, in place of the template's; with `chat` it is the user's turn.
+
+        Raises:
+            DataError: as :meth:`encode`.
+        """
+        if self.config.template == "chat":
+            return self.encode(QARecord(text, answer))
+        prompt = self._tokenize(text)
+        joint = [*self._tokenize(f"{text} {answer}"), self._eos]
+        if joint[: len(prompt)] != prompt or len(joint) <= len(prompt) + 1:
+            raise DataError(
+                f"the prompt's tokens must be a prefix of prompt and answer, got a prompt that ends in {text[-20:]!r} and merges with "
+                f"{answer!r}; use another `prompt.template`"
+            )
+        if len(joint) > self.max_length:
+            raise DataError(
+                f"prompt and answer must fit the context of {self.max_length} tokens, got {len(joint)} (digest {digest[:12]}); shorten "
+                "the question, or raise `prompt.max_length` up to the model's context"
+            )
+        return Example(digest, tuple(joint), len(prompt))
+
     def _encode_qa(self, record: QARecord, question: str, answer: str) -> Example:
         prompt = self.prompt_ids(question)
         if self.config.template == "chat":

@@ -5,7 +5,7 @@ the same data give the same splits on every machine and a new record never moves
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from grun.config import DataConfig, HubData, JsonlData, RequestConfig, TestbedData, TofuData
@@ -29,6 +29,11 @@ class Splits:
     """Ordinary records that training never sees."""
     utility: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
     """The sets over which model utility is taken, by name."""
+    nonmembers: tuple[Record, ...] = ()
+    """Records like those to forget that neither base nor adapter ever saw, for membership inference; none where the source has none.
+
+    The holdout set cannot stand in for them: a base that was taught the whole data set knows its holdout records too.
+    """
 
 
 def hash_fraction(digest: str) -> float:
@@ -52,7 +57,7 @@ def read_splits(config: DataConfig) -> Splits:
     match config:
         case TestbedData():
             bed = build_testbed(config)
-            splits = Splits(bed.forget, bed.retain, bed.holdout, bed.utility)
+            splits = Splits(bed.forget, bed.retain, bed.holdout, bed.utility, bed.nonmembers)
         case TofuData():
             splits = _read_tofu(config)
         case JsonlData():
@@ -61,9 +66,11 @@ def read_splits(config: DataConfig) -> Splits:
                 raise DataError(f"`data.path` must be a folder, got {config.path!r}; check the path")
             holdout = read_jsonl(root / config.holdout) if config.holdout else None
             splits = _held_out(read_jsonl(root / config.forget), read_jsonl(root / config.retain), holdout, config.holdout_frac)
+            splits = replace(splits, nonmembers=read_jsonl(root / config.nonmembers) if config.nonmembers else ())
         case HubData():
             holdout = _read_hub(config, config.holdout) if config.holdout else None
             splits = _held_out(_read_hub(config, config.forget), _read_hub(config, config.retain), holdout, config.holdout_frac)
+            splits = replace(splits, nonmembers=_read_hub(config, config.nonmembers) if config.nonmembers else ())
     _check(splits)
     return splits
 
@@ -93,7 +100,9 @@ def _read_tofu(config: TofuData) -> Splits:
     splits = _held_out(read_jsonl(root / f"{config.forget}_perturbed.json"), retain, None, config.holdout_frac)
     names = {"retain": "retain_perturbed", "real_authors": "real_authors_perturbed", "world_facts": "world_facts_perturbed"}
     utility = {name: read_jsonl(root / f"{file}.json") for name, file in names.items()}
-    return Splits(splits.forget, splits.retain, splits.holdout, utility)
+    never_taught = root / f"holdout{config.forget[-2:]}.json"
+    nonmembers = read_jsonl(never_taught) if never_taught.is_file() else ()
+    return Splits(splits.forget, splits.retain, splits.holdout, utility, nonmembers)
 
 
 def _read_hub(config: HubData, name: str) -> tuple[Record, ...]:
@@ -117,6 +126,8 @@ def _check(splits: Splits) -> None:
     kept = {"retain": splits.retain, "holdout": splits.holdout}
     _refuse_overlap("forget", splits.forget, kept | {f"utility set {name}": rows for name, rows in splits.utility.items()})
     _refuse_overlap("holdout", splits.holdout, {"retain": splits.retain})
+    taught = {"forget": splits.forget, **kept} | {f"utility set {name}": rows for name, rows in splits.utility.items()}
+    _refuse_overlap("nonmembers", splits.nonmembers, taught)
 
 
 def _refuse_overlap(name: str, records: Sequence[Record], others: Mapping[str, Sequence[Record]]) -> None:

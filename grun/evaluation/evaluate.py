@@ -16,11 +16,14 @@ from torch import Tensor
 
 from grun.data.prompts import Example, PromptEncoder
 from grun.data.records import QARecord
-from grun.evaluation.rouge import rouge_l_recall
+from grun.evaluation.membership import lowest_mean, zlib_bytes
+from grun.evaluation.memorization import exact_memorization, extraction_strength
+from grun.evaluation.rouge import rouge_1_recall, rouge_l_recall
 from grun.evaluation.scores import RowScore
 from grun.evaluation.sets import EvalPrompt, EvalSet
+from grun.evaluation.token_scores import TokenScores, token_scores
 from grun.interventions import Adapter
-from grun.lm import CachedPass, FrozenLM, FullPass, IntervenedLM, Pass, PrefixCache
+from grun.lm import Answers, CachedPass, FrozenLM, FullPass, IntervenedLM, Pass, PrefixCache
 
 __all__ = ["AdapterScorer", "Rows", "Scorer"]
 
@@ -29,6 +32,16 @@ Rows = dict[str, tuple[RowScore, ...]]
 
 _ALL_CLOSED = 2.0
 """A gate threshold that no gate value reaches."""
+
+
+@dataclass(frozen=True)
+class _ScoredAnswer:
+    """One answer under a model."""
+
+    nll: float
+    """Summed over its tokens, in nats."""
+    tokens: TokenScores | None
+    """Its tokens one by one, where the answer is the record's own."""
 
 
 @dataclass(frozen=True)
@@ -63,30 +76,34 @@ class Scorer:
         # (prompt, which answer) -> example; None is the record's own answer
         wanted = [(index, answer) for index, prompt in enumerate(prompts) for answer in prompt.answers]
         examples = [prompts[index].encode(self.encoder, answer=answer) for index, answer in wanted]
-        nll = self._nll(examples, adapter, threshold)
-        by_prompt: dict[int, list[tuple[float, int]]] = {}
-        for (index, _answer), value in zip(wanted, nll, strict=True):
-            by_prompt.setdefault(index, []).append(value)
+        answers = self._answers(examples, [answer is None for _index, answer in wanted], adapter, threshold)
+        by_prompt: dict[int, list[tuple[_ScoredAnswer, Example]]] = {}
+        for (index, _answer), scored, example in zip(wanted, answers, examples, strict=True):
+            by_prompt.setdefault(index, []).append((scored, example))
         texts, gates = self._continuations(model, prompts)
         rows = []
         for index, prompt in enumerate(prompts):
-            (own, count), *others = by_prompt[index]
-            means = [total / tokens for total, tokens in others]
+            (own, example), *others = by_prompt[index]
+            means = [scored.nll / other.num_answer_tokens for scored, other in others]
             has_paraphrase = isinstance(prompt.record, QARecord) and prompt.record.paraphrased_answer is not None
             values = tuple(gates[index].sigmoid().tolist()) if gates is not None else ()
+            reference = self._reference(prompt)
             rows.append(
                 RowScore(
                     digest=prompt.record.digest,
                     set_name=set_name,
                     prompt=prompt.wording,
-                    num_answer_tokens=count,
-                    answer_nll_nats=own,
+                    num_answer_tokens=example.num_answer_tokens,
+                    answer_nll_nats=own.nll,
                     paraphrased_answer_nll_mean=means[0] if has_paraphrase else None,
                     wrong_nll_means=tuple(means[1:] if has_paraphrase else means),
                     generated=texts[index],
-                    rouge_l_recall=rouge_l_recall(self._reference(prompt), texts[index]),
+                    rouge_l_recall=rouge_l_recall(reference, texts[index]),
                     gate_values=values,
                     opened=None if gates is None or threshold is None else bool((gates[index].sigmoid() >= threshold).any()),
+                    rouge_1_recall=rouge_1_recall(reference, texts[index]),
+                    zlib_bytes=zlib_bytes(self._answer_text(example)),
+                    **_from_tokens(own.tokens),
                 )
             )
         return tuple(rows)
@@ -95,22 +112,34 @@ class Scorer:
         """The gold continuation: the answer, or the rest of a plain text."""
         if isinstance(prompt.record, QARecord):
             return prompt.reference
-        example = prompt.encode(self.encoder)
-        [text] = self.lm.tokenizer.batch_decode([list(example.ids[example.num_prompt_tokens :])], skip_special_tokens=True)
-        return text.strip()
+        return self._answer_text(prompt.encode(self.encoder)).strip()
 
-    def _nll(self, examples: Sequence[Example], adapter: Adapter | None, threshold: float | None) -> list[tuple[float, int]]:
-        """Summed answer NLL in nats and number of answer tokens, in order; batches hold sequences of similar length."""
+    def _answer_text(self, example: Example) -> str:
+        """The answer's tokens as text, the end token left out."""
+        [text] = self.lm.tokenizer.batch_decode([list(example.ids[example.num_prompt_tokens :])], skip_special_tokens=True)
+        return text
+
+    def _answers(
+        self, examples: Sequence[Example], own: Sequence[bool], adapter: Adapter | None, threshold: float | None
+    ) -> list[_ScoredAnswer]:
+        """Score answers, in order; batches hold sequences of similar length.
+
+        Args:
+            own: which of them are the records' own, whose tokens are kept one by one.
+        """
         base = self.base(adapter)
         order = sorted(range(len(examples)), key=lambda index: len(examples[index].ids))
-        result: list[tuple[float, int]] = [(0.0, 1)] * len(examples)
+        result: dict[int, _ScoredAnswer] = {}
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
-            answers = base.answers([examples[index] for index in chosen], adapter, threshold=threshold)
+            batch = [examples[index] for index in chosen]
+            whose = torch.tensor([own[index] for index in chosen])
+            answers = base.answers(batch, adapter, threshold=threshold, keep_logits=bool(whose.any()))
             sums = torch.zeros(len(chosen), device=answers.nll.device).index_add(0, answers.row, answers.nll)
-            for index, value in zip(chosen, sums.tolist(), strict=True):
-                result[index] = (value, examples[index].num_answer_tokens)
-        return result
+            tokens = _tokens_of(answers, batch, whose)
+            for position, (index, value) in enumerate(zip(chosen, sums.tolist(), strict=True)):
+                result[index] = _ScoredAnswer(value, tokens.get(position))
+        return [result[index] for index in range(len(examples))]
 
     def _continuations(self, model: IntervenedLM, prompts: Sequence[EvalPrompt]) -> tuple[list[str], list[Tensor] | None]:
         ids = [prompt.encode(self.encoder).prompt_ids for prompt in prompts]
@@ -146,6 +175,34 @@ class Scorer:
             assert logits is not None
             values[chosen] = logits.float().sigmoid().cpu()
         return values
+
+
+def _tokens_of(answers: Answers, batch: Sequence[Example], whose: Tensor) -> dict[int, TokenScores]:
+    """The tokens of some rows of a batch, by row; its logits are reduced here and held no longer."""
+    if answers.logits is None:
+        return {}
+    kept = whose.to(answers.row.device)[answers.row].nonzero().flatten()
+    targets = torch.tensor([token for example in batch for token in example.ids[example.num_prompt_tokens :]])
+    scores = token_scores(answers.logits, targets.to(answers.row.device), kept)
+    rows = answers.row[kept].cpu()
+    return {
+        row: TokenScores(scores.log_prob[rows == row], scores.right[rows == row], scores.standardised[rows == row])
+        for row in whose.nonzero().flatten().tolist()
+    }
+
+
+def _from_tokens(tokens: TokenScores | None) -> dict[str, float | None]:
+    """What a row keeps of the tokens of its own answer; the last one ends the text and does not count."""
+    assert tokens is not None, "every prompt is scored with its record's own answer"
+    right, log_probs, standardised = (values[:-1].tolist() for values in (tokens.right, tokens.log_prob, tokens.standardised))
+    if not right:
+        return {}
+    return {
+        "exact_memorization": exact_memorization(right),
+        "extraction_strength": extraction_strength(right),
+        "min_k_nats": -lowest_mean(log_probs),
+        "min_k_plus_plus": -lowest_mean(standardised),
+    }
 
 
 class AdapterScorer:

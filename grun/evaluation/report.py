@@ -4,6 +4,7 @@ One that is not a finite number is null. Whoever decides by a metric reads it wi
 refuses a null, and one that the report does not have.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -18,10 +19,19 @@ from grun.evaluation.scores import write_atomically
 
 __all__ = ["Direction", "EvalReport", "Metric", "Role"]
 
-Role = Literal["forget", "forget_unseen", "retain", "utility", "holdout"]
-"""What a set is for: questions to forget, the same in unseen words, kept and trained on, kept, never trained on."""
+Role = Literal["forget", "forget_unseen", "retain", "utility", "holdout", "nonmember"]
+"""What a set is for: questions to forget, the same in unseen words, kept and trained on, kept, never trained on, never taught to
+any model."""
 
-Direction = Literal["higher", "lower"]
+Direction = Literal["higher", "lower", "zero", "half"]
+"""Which way is better: up, down, towards 0, or towards 1/2. The last two are for numbers that are bad on either side."""
+
+_BETTER: Mapping[Direction, str] = {
+    "higher": "higher is better",
+    "lower": "lower is better",
+    "zero": "closest to 0 is best",
+    "half": "closest to 0.5 is best",
+}
 
 
 class Metric(Config):
@@ -37,6 +47,11 @@ class Metric(Config):
     """Rows that it was computed from."""
     digest: str
     """SHA-256 of the set, or of all sets, that it was computed from."""
+
+    @property
+    def better(self) -> str:
+        """Which way is better, in words."""
+        return _BETTER[self.direction]
 
 
 class EvalReport(Config):

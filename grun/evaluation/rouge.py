@@ -1,6 +1,7 @@
-"""ROUGE-L recall: how much of the gold answer the model still says, in its order (Lin 2004; recall as in TOFU).
+"""ROUGE recall: how much of the gold answer the model still says (Lin 2004; recall as in TOFU).
 
-    recall = LCS(tokens(reference), tokens(generated)) / |tokens(reference)|
+    ROUGE-L = LCS(tokens(reference), tokens(generated)) / |tokens(reference)|                         in its order
+    ROUGE-1 = sum_w min(count_w(reference), count_w(generated)) / |tokens(reference)|                 in any order
 
 Tokens are the stemmed runs of a-z and 0-9 of `rouge_score`, as in the published tables; a text without any scores 0.
 """
@@ -9,14 +10,23 @@ from functools import cache
 
 from rouge_score.rouge_scorer import RougeScorer
 
-__all__ = ["rouge_l_recall"]
+__all__ = ["rouge_1_recall", "rouge_l_recall"]
 
 
 @cache
-def _scorer() -> RougeScorer:
-    return RougeScorer(["rougeL"], use_stemmer=True)
+def _scorer(kind: str) -> RougeScorer:
+    return RougeScorer([kind], use_stemmer=True)
+
+
+def _recall(kind: str, reference: str, generated: str) -> float:
+    return float(_scorer(kind).score(reference, generated)[kind].recall)
 
 
 def rouge_l_recall(reference: str, generated: str) -> float:
     """Return the share of the reference's tokens in its longest common subsequence with the generated text, in [0, 1]."""
-    return float(_scorer().score(reference, generated)["rougeL"].recall)
+    return _recall("rougeL", reference, generated)
+
+
+def rouge_1_recall(reference: str, generated: str) -> float:
+    """Return the share of the reference's tokens that the generated text also holds, each as often as there, in [0, 1]."""
+    return _recall("rouge1", reference, generated)

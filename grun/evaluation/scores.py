@@ -6,11 +6,12 @@
 Every set-level number can be computed again from these rows; the prompt's own text is not among them.
 """
 
+import json
 import math
 import os
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -18,7 +19,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from grun.errors import DataError
 
-__all__ = ["RowScore", "read_rows", "write_atomically", "write_rows"]
+__all__ = ["ROW_VERSION", "RowScore", "format_row", "parse_row", "read_rows", "write_atomically", "write_rows"]
+
+
+ROW_VERSION = 2
+"""Raised by whoever changes how rows are scored, so that rows of the old kind are not taken for new ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,18 @@ class RowScore:
     """Gate value of each intervened layer, deepest last; empty without an adapter."""
     opened: bool | None = None
     """Whether a gate reached the threshold; None without an adapter or a threshold."""
+    rouge_1_recall: float | None = None
+    """Share of the gold answer that the continuation says, in any order."""
+    exact_memorization: float | None = None
+    """Share of answer tokens, the end token left out, that are the model's first choice; None where there is no other token."""
+    extraction_strength: float | None = None
+    """Share of the answer that the model completes by itself; None as above."""
+    zlib_bytes: int | None = None
+    """Length of the answer's text under zlib."""
+    min_k_nats: float | None = None
+    """Mean NLL of the least likely answer tokens (min-k), the end token left out; None as above."""
+    min_k_plus_plus: float | None = None
+    """Minus the mean of the lowest standardised log-probabilities (min-k++), the end token left out; None as above."""
 
     def __post_init__(self) -> None:
         if self.num_answer_tokens < 1:
@@ -60,7 +77,15 @@ class RowScore:
                 f"a scored answer must have at least one token, got {self.num_answer_tokens} for record {self.digest[:12]} "
                 f"of `{self.set_name}`; mend or drop the record"
             )
-        optional = (self.paraphrased_answer_nll_mean, self.rouge_l_recall)
+        optional = (
+            self.paraphrased_answer_nll_mean,
+            self.rouge_l_recall,
+            self.rouge_1_recall,
+            self.exact_memorization,
+            self.extraction_strength,
+            self.min_k_nats,
+            self.min_k_plus_plus,
+        )
         numbers = [self.answer_nll_nats, *self.wrong_nll_means, *self.gate_values, *(x for x in optional if x is not None)]
         if not all(map(math.isfinite, numbers)):
             raise DataError(
@@ -86,6 +111,7 @@ class RowScore:
 
 
 _ROW = TypeAdapter(RowScore)
+_FIELDS = tuple(field.name for field in fields(RowScore))
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -111,7 +137,12 @@ def write_rows(path: Path, rows: Iterable[RowScore]) -> None:
     Raises:
         DataError: the folder cannot be written to.
     """
-    write_atomically(path, "".join(f"{_ROW.dump_json(row).decode()}\n" for row in rows))
+    write_atomically(path, "".join(f"{format_row(row)}\n" for row in rows))
+
+
+def format_row(row: RowScore) -> str:
+    """A row as one line of JSON, every field of it."""
+    return _ROW.dump_json(row).decode()
 
 
 def read_rows(path: Path) -> tuple[RowScore, ...]:
@@ -125,15 +156,27 @@ def read_rows(path: Path) -> tuple[RowScore, ...]:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise DataError(f"a file of rows must be readable, got {str(path)!r} ({error.strerror}); check the path") from None
-    return tuple(_parse(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line)
+    return tuple(parse_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line)
 
 
-def _parse(line: bytes, where: str) -> RowScore:
+def parse_row(line: bytes, where: str) -> RowScore:
+    """Read what :func:`format_row` wrote.
+
+    Args:
+        where: file and line, for the message.
+
+    Raises:
+        DataError: the line is not a row, or lacks a field that rows have had since it was written.
+    """
     try:
-        return _ROW.validate_json(line, strict=True)
+        row = _ROW.validate_json(line, strict=True)
     except ValidationError as error:
         [first, *_] = error.errors(include_url=False)
         field = ".".join(map(str, first["loc"])) or "the line"
         raise DataError(f"{where}: not a scored row: {field}: {first['msg']}; score the set again") from None
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
+    # a field left out would read as "not measured", and the metric would be missing without a word
+    if lacking := [name for name in _FIELDS if name not in json.loads(line)]:
+        raise DataError(f"{where}: a row must have every field, got one without `{lacking[0]}`, of an older version; score again")
+    return row

@@ -6,6 +6,7 @@
 | `forget_unseen` | forget_unseen | the same in other words, which training never saw |
 | `holdout` | holdout | ordinary prompts that training never saw, in both wordings |
 | each utility set | utility | the questions whose numbers make model utility |
+| `nonmembers` | nonmember | questions that no model was ever taught; they serve membership inference and nothing else |
 """
 
 import hashlib
@@ -105,5 +106,6 @@ def evaluation_sets(splits: Splits, *, part: str = "all", max_rows: int | None =
             EvalSet(name, "retain" if name == "retain" else "utility", prompts(rows, "question"))
             for name, rows in splits.utility.items()
         ),
+        EvalSet("nonmembers", "nonmember", prompts(splits.nonmembers, "question")),
     ]
     return tuple(evaluated for evaluated in sets if evaluated.prompts)

@@ -2,19 +2,28 @@
 
 | metric | over |
 |---|---|
-| `<set>/probability`, `<set>/rouge_l_recall`, `<set>/truth_ratio_*` | each set |
+| `<set>/probability`, `<set>/rouge_1_recall`, `<set>/rouge_l_recall` | each set but non-members |
+| `<set>/exact_memorization`, `<set>/extraction_strength` | each set but non-members |
+| `<set>/truth_ratio_*` | each set but non-members, in every convention of :mod:`grun.evaluation.truth_ratio` |
 | `<set>/probability_normalised` | utility sets, over the wrong answers |
 | `model_utility`, `model_utility_ratio` | utility and retain sets; the ratio is to the base's own |
-| `forget_quality`, `forget_quality_ks`, `forget_quality_log10_p` | forget sets, against a retain-only model |
+| `forget_quality`, `forget_quality_ks`, `forget_quality_log10_p` | the forget set, against a retain-only model; \
+`num_samples` counts the rows of each model |
+| `forget_quality_open_unlearning[_ks, _log10_p]` | the same on open-unlearning's own R, whose 1e-10 counts where P(base) is tiny |
+| `mia/{loss,zlib,min_k,min_k_plus_plus}_auc` | the forget set against non-members |
+| `mia/reference_auc` | the same; scores relative to a retain-only model |
+| `mia/min_k_auc_retain_only` | the same rows under the retain-only model: what `mia/min_k_auc` should come close to |
+| `privleak` | from the two before, per cent |
 | `gate/auroc[_layer_<l>]` | unseen forget prompts against holdout prompts, neither of which training saw |
 | `gate/false_open_rate[_layer_<l>]`, `gate/false_open_rate_upper95` | holdout prompts |
 | `gate/forget_open_rate[_layer_<l>]` | unseen forget prompts |
+| `multiple_choice/accuracy` | the questions of `evaluation.multiple_choice`; added by :mod:`grun.evaluation.multiple_choice` |
 
-A metric whose rows lack what it needs (wrong answers, generations, gates) is absent.
+A metric whose rows lack what it needs (wrong answers, generations, gates, non-members, a retain-only model) is absent.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -22,18 +31,44 @@ from typing import Literal
 from grun.errors import DataError
 from grun.evaluation.forget_quality import forget_quality
 from grun.evaluation.gate_separation import clopper_pearson_upper, gate_auroc, open_rates
+from grun.evaluation.membership import membership_auc, privleak
 from grun.evaluation.model_utility import model_utility
 from grun.evaluation.report import Direction, EvalReport, Metric, Role
 from grun.evaluation.scores import RowScore
-from grun.evaluation.truth_ratio import TRUTH_RATIOS, Side, log_ratio_geometric, normalised_probability
+from grun.evaluation.truth_ratio import (
+    FALLS_WHEN_FORGOTTEN,
+    LOW_WHEN_KEPT,
+    TRUTH_RATIOS,
+    Side,
+    log_ratio_geometric,
+    normalised_probability,
+    ratio_open_unlearning,
+)
 
-__all__ = ["ScoredSet", "summarise"]
+__all__ = ["RETAIN_ONLY_ROLES", "ROW_QUANTITIES", "ScoredSet", "summarise"]
 
 _UTILITY_TRUTH_RATIO = "truth_ratio_tofu_geometric"
 """The convention that enters model utility, TOFU's own."""
 
-_HIGHER_WHEN_FORGOTTEN = TRUTH_RATIOS.keys() - {"truth_ratio_grun"}
-"""Truth ratios that rise as a forget set is forgotten; GRUN's falls, as the right answer stands out less."""
+_HIGHER_WHEN_FORGOTTEN = TRUTH_RATIOS.keys() - FALLS_WHEN_FORGOTTEN
+"""Truth ratios that rise as a forget set is forgotten."""
+
+ROW_QUANTITIES = ("probability", "rouge_1_recall", "rouge_l_recall", "exact_memorization", "extraction_strength")
+"""Numbers of a row whose mean is a metric of its set."""
+
+RETAIN_ONLY_ROLES: frozenset[Role] = frozenset({"forget", "nonmember"})
+"""Roles of the sets that a retain-only model's answers are needed for."""
+
+_ATTACKS: Mapping[str, Callable[[RowScore], float | None]] = {
+    "loss": lambda row: row.answer_nll_mean,
+    "zlib": lambda row: None if row.zlib_bytes is None else row.answer_nll_mean / row.zlib_bytes,
+    "min_k": lambda row: row.min_k_nats,
+    "min_k_plus_plus": lambda row: row.min_k_plus_plus,
+}
+"""Membership inference on one model's rows: a score that is low for what the model knows."""
+
+Rows = Mapping[str, Sequence[RowScore]]
+"""Rows by set name."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +106,8 @@ def summarise(
     *,
     base_digest: str,
     adapter_digest: str | None = None,
-    base_rows: Mapping[str, Sequence[RowScore]] | None = None,
-    retain_only_rows: Sequence[RowScore] | None = None,
+    base_rows: Rows | None = None,
+    retain_only_rows: Rows | None = None,
     layers: Sequence[int] = (),
     threshold: float | None = None,
     part: Literal["all", "validation", "test"] = "all",
@@ -82,7 +117,8 @@ def summarise(
     Args:
         sets: the scored sets, of different names.
         base_rows: the base's own rows by set name, the measure of `model_utility_ratio`.
-        retain_only_rows: the forget set as answered by a model that never saw it, the measure of forget quality.
+        retain_only_rows: the sets of :data:`RETAIN_ONLY_ROLES` as answered by a model that never saw the forget set, the
+            measure of forget quality and of membership inference.
         layers: the adapter's layers, as many as a row has gate values.
         threshold: the gate threshold that the rows were scored at; None for soft gates.
 
@@ -91,13 +127,14 @@ def summarise(
     """
     _check(sets, layers)
     metrics = [
-        *(metric for scored in sets for metric in _set_metrics(scored)),
+        *(metric for scored in sets if scored.role != "nonmember" for metric in _set_metrics(scored)),
         *_utility_metrics([s for s in sets if s.role in ("utility", "retain")], base_rows),
         *(
             _forget_quality_metrics([s for s in sets if s.role == "forget"], retain_only_rows)
             if retain_only_rows is not None
             else ()
         ),
+        *_membership_metrics(sets, retain_only_rows),
         *_gate_metrics(sets, layers, threshold),
     ]
     return EvalReport(
@@ -126,11 +163,10 @@ def _joint_digest(sets: Iterable[ScoredSet]) -> str:
 
 def _set_metrics(scored: ScoredSet) -> list[Metric]:
     """The means over one set."""
-    rows, kept = scored.rows, scored.side == "other"
+    rows = scored.rows
     comparable = [row for row in rows if row.wrong_nll_means]
     values = {
-        "probability": [row.probability for row in rows],
-        "rouge_l_recall": [row.rouge_l_recall for row in rows if row.rouge_l_recall is not None],
+        **{name: [value for row in rows if (value := getattr(row, name)) is not None] for name in ROW_QUANTITIES},
         **{
             name: [ratio(row.base_nll_mean, row.wrong_nll_means, scored.side) for row in comparable]
             for name, ratio in TRUTH_RATIOS.items()
@@ -144,13 +180,19 @@ def _set_metrics(scored: ScoredSet) -> list[Metric]:
         Metric(
             name=f"{scored.name}/{quantity}",
             value=fmean(numbers),
-            direction="higher" if kept or quantity in _HIGHER_WHEN_FORGOTTEN else "lower",
+            direction=_direction(quantity, scored.side),
             num_samples=len(numbers),
             digest=scored.digest,
         )
         for quantity, numbers in values.items()
         if numbers
     ]
+
+
+def _direction(quantity: str, side: Side) -> Direction:
+    """Which way a set's metric is better: what is kept should be known, what is forgotten should not."""
+    rises = quantity in _HIGHER_WHEN_FORGOTTEN if side == "forget" else quantity not in LOW_WHEN_KEPT
+    return "higher" if rises else "lower"
 
 
 def _utility_numbers(scored: ScoredSet) -> list[float]:
@@ -164,7 +206,7 @@ def _utility_numbers(scored: ScoredSet) -> list[float]:
     return [number for number in numbers if number is not None]
 
 
-def _utility_metrics(sets: Sequence[ScoredSet], base_rows: Mapping[str, Sequence[RowScore]] | None) -> list[Metric]:
+def _utility_metrics(sets: Sequence[ScoredSet], base_rows: Rows | None) -> list[Metric]:
     if not sets:
         return []
     count, digest = sum(len(scored.rows) for scored in sets), _joint_digest(sets)
@@ -178,26 +220,71 @@ def _utility_metrics(sets: Sequence[ScoredSet], base_rows: Mapping[str, Sequence
     return metrics
 
 
-def _forget_quality_metrics(sets: Sequence[ScoredSet], retain_only_rows: Sequence[RowScore]) -> list[Metric]:
+def _forget_quality_metrics(sets: Sequence[ScoredSet], retain_only_rows: Rows) -> list[Metric]:
     if not sets:
         return []
     [forget] = sets
     ours, theirs = (
-        [log_ratio_geometric(row.base_nll_mean, row.wrong_nll_means) for row in scored.rows if row.wrong_nll_means]
-        for scored in (forget, forget.with_rows(retain_only_rows))
+        [row for row in scored.rows if row.wrong_nll_means]
+        for scored in (forget, forget.with_rows(retain_only_rows.get(forget.name, ())))
     )
     if not ours:
         return []
-    quality = forget_quality(ours, theirs)
 
-    def metric(name: str, value: float, direction: Direction) -> Metric:
-        return Metric(name=name, value=value, direction=direction, num_samples=len(ours), digest=forget.digest)
+    def compared(ratio: Callable[[float, Sequence[float]], float], name: str) -> list[Metric]:
+        quality = forget_quality(*([ratio(row.base_nll_mean, row.wrong_nll_means) for row in rows] for rows in (ours, theirs)))
+
+        def metric(suffix: str, value: float, direction: Direction) -> Metric:
+            return Metric(name=f"{name}{suffix}", value=value, direction=direction, num_samples=len(ours), digest=forget.digest)
+
+        return [
+            metric("", quality.p_value, "higher"),
+            metric("_ks", quality.ks_statistic, "lower"),
+            metric("_log10_p", quality.log10_p, "higher"),
+        ]
 
     return [
-        metric("forget_quality", quality.p_value, "higher"),
-        metric("forget_quality_ks", quality.ks_statistic, "lower"),
-        metric("forget_quality_log10_p", quality.log10_p, "higher"),
+        *compared(log_ratio_geometric, "forget_quality"),
+        *compared(ratio_open_unlearning, "forget_quality_open_unlearning"),
     ]
+
+
+def _membership_metrics(sets: Sequence[ScoredSet], retain_only_rows: Rows | None) -> list[Metric]:
+    """Membership inference, forget rows against rows that no model was ever taught."""
+    pair = [scored for role in ("forget", "nonmember") for scored in sets if scored.role == role]
+    if [scored.role for scored in pair] != ["forget", "nonmember"]:
+        return []
+    count, digest = sum(len(scored.rows) for scored in pair), _joint_digest(pair)
+
+    def metric(name: str, value: float, direction: Direction) -> Metric:
+        return Metric(name=name, value=value, direction=direction, num_samples=count, digest=digest)
+
+    aucs = _aucs(pair)
+    metrics = [metric(f"mia/{attack}_auc", auc, "half") for attack, auc in aucs.items()]
+    if retain_only_rows is None:
+        return metrics
+    by_retain_only = [scored.with_rows(retain_only_rows.get(scored.name, ())) for scored in pair]
+    losses = [{(row.digest, row.prompt): row.answer_nll_mean for row in scored.rows} for scored in by_retain_only]
+    forget, nonmembers = (
+        [row.answer_nll_mean - known[row.digest, row.prompt] for row in scored.rows]
+        for scored, known in zip(pair, losses, strict=True)
+    )
+    metrics.append(metric("mia/reference_auc", membership_auc(forget, nonmembers), "half"))
+    expected = _aucs(by_retain_only)
+    if "min_k" in aucs and "min_k" in expected:
+        metrics.append(metric("mia/min_k_auc_retain_only", expected["min_k"], "half"))
+        metrics.append(metric("privleak", privleak(aucs["min_k"], expected["min_k"]), "zero"))
+    return metrics
+
+
+def _aucs(pair: Sequence[ScoredSet]) -> dict[str, float]:
+    """The AUC of each attack that asks one model alone, by its name; of those whose numbers the rows have."""
+    aucs = {}
+    for attack, score in _ATTACKS.items():
+        forget, nonmembers = ([value for row in scored.rows if (value := score(row)) is not None] for scored in pair)
+        if forget and nonmembers:
+            aucs[attack] = membership_auc(forget, nonmembers)
+    return aucs
 
 
 def _gate_metrics(sets: Sequence[ScoredSet], layers: Sequence[int], threshold: float | None) -> list[Metric]:

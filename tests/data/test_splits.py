@@ -125,6 +125,38 @@ def test_retain_shared_with_holdout_is_refused(folder: Folder) -> None:
         read_splits(jsonl(path, holdout="holdout.jsonl"))
 
 
+def test_nonmembers_are_read_where_the_source_names_them(folder: Folder) -> None:
+    outsiders = [QARecord("Who swims?", "Runa does."), QARecord("Who dives?", "Sefa does.")]
+    path = folder(outsiders=outsiders)
+    assert read_splits(jsonl(path)).nonmembers == ()
+    assert read_splits(jsonl(path, nonmembers="outsiders.jsonl")).nonmembers == tuple(outsiders)
+
+
+@pytest.mark.parametrize("shared", [FORGET[0], RETAIN[0]], ids=["forget", "retain or holdout"])
+def test_nonmembers_that_some_model_was_taught_are_refused(folder: Folder, shared: Record) -> None:
+    path = folder(outsiders=[QARecord("Who swims?", "Runa does."), shared])
+    with pytest.raises(DataError, match=r"nonmembers and (forget|retain|holdout) must not overlap.*row 2 of the nonmembers set"):
+        read_splits(jsonl(path, nonmembers="outsiders.jsonl"))
+
+
+def test_a_tofu_folder_with_a_holdout_file_has_nonmembers(tmp_path: Path) -> None:
+    files = {
+        "forget01_perturbed": FORGET,
+        "retain99": RETAIN,
+        "retain_perturbed": RETAIN[:3],
+        "real_authors_perturbed": [QARecord("Who wrote?", "He did.")],
+        "world_facts_perturbed": [QARecord("What flows?", "Water does.")],
+    }
+    for name, records in files.items():
+        (tmp_path / f"{name}.json").write_text("".join(json.dumps(to_json(record)) + "\n" for record in records))
+    data = TofuData(path=str(tmp_path), forget="forget01")
+    assert read_splits(data).nonmembers == ()
+    outsider = QARecord("Who swims?", "Runa does.")
+    (tmp_path / "holdout01.json").write_text(json.dumps(to_json(outsider)) + "\n")
+    (tmp_path / "holdout05.json").write_text("of another split")
+    assert read_splits(data).nonmembers == (outsider,)
+
+
 def test_empty_sets(folder: Folder) -> None:
     path = folder(forget=[])
     with pytest.raises(DataError, match=r"must hold at least one record, got the empty file '.*forget.jsonl'"):
@@ -165,7 +197,8 @@ def test_embedded_testbed_is_a_valid_request() -> None:
 
 
 def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = {"forget05": FORGET, "retain95": RETAIN}
+    outsiders = [QARecord("Who swims?", "Runa does.")]
+    hub = {"forget05": FORGET, "retain95": RETAIN, "holdout05": outsiders}
 
     def load_dataset(path: str, name: str, *, split: str, revision: str | None) -> list[dict[str, Any]]:
         if (path, split, revision) != ("somebody/facts", "train", "v1"):
@@ -176,6 +209,8 @@ def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     splits = read_splits(HubData(path="somebody/facts", revision="v1"))
     assert splits.forget == tuple(FORGET)
     assert set(splits.retain) | set(splits.holdout) == set(RETAIN)
+    assert splits.nonmembers == ()
+    assert read_splits(HubData(path="somebody/facts", revision="v1", nonmembers="holdout05")).nonmembers == tuple(outsiders)
     with pytest.raises(DataError, match=r"got 'nobody/facts' \('forget05', split 'train'\): FileNotFoundError.*check the name"):
         read_splits(HubData(path="nobody/facts"))
 

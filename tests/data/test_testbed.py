@@ -127,6 +127,22 @@ def test_no_name_of_a_forgotten_person_appears_in_what_is_kept(bed: Testbed) -> 
     assert names.isdisjoint(words_of(REFUSALS))
 
 
+def test_nonmembers_are_people_of_whom_nothing_else_says_a_word(bed: Testbed) -> None:
+    assert len(bed.nonmembers) == len(bed.forget)
+    everybody = [*invent_people(CONFIG.num_people + 14, CONFIG.seed)]
+    names = {part.casefold() for person in everybody for part in (person.first, person.last)}
+    said = words_of(text for record in bed.nonmembers for text in (record.question, record.answer))
+    assert names.isdisjoint(said)
+    # asked in the same words as those to forget, so that nothing but membership tells the two apart
+    assert len({record.question for record in bed.nonmembers}) == len(bed.nonmembers)
+    assert all(len(record.wrong_answers) == 5 and record.paraphrased_question for record in bed.nonmembers)
+
+
+def test_where_names_run_out_there_are_fewer_nonmembers() -> None:
+    assert build_testbed(InventedData(num_people=196)).nonmembers == ()
+    assert 0 < len(build_testbed(InventedData(num_people=150, num_forget=30)).nonmembers) < 30 * 10
+
+
 @pytest.mark.parametrize("num", [60, 200])
 def test_people_share_neither_first_nor_last_name(num: int) -> None:
     people = invent_people(num, seed=3)

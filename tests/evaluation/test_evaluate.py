@@ -1,6 +1,7 @@
 """The scorer that skips work gives the rows of one that does all of it, at every gate threshold."""
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from grun.config import AdapterConfig, PromptConfig
-from grun.data.prompts import PromptEncoder
+from grun.data.prompts import Example, PromptEncoder
 from grun.data.records import QARecord, TextRecord
 from grun.evaluation.calibration import OrdinaryGates
 from grun.evaluation.evaluate import AdapterScorer, Rows, Scorer
@@ -88,7 +89,14 @@ def between(values: torch.Tensor, share: float) -> float:
 
 
 def numbers(row: RowScore) -> list[float]:
-    parts = (row.paraphrased_answer_nll_mean, row.rouge_l_recall)
+    parts = (
+        row.paraphrased_answer_nll_mean,
+        row.rouge_l_recall,
+        row.rouge_1_recall,
+        row.exact_memorization,
+        row.extraction_strength,
+        row.zlib_bytes,
+    )
     return [row.answer_nll_nats, *row.wrong_nll_means, *row.gate_values, *(math.nan if p is None else p for p in parts)]
 
 
@@ -99,6 +107,8 @@ def assert_same(rows: Sequence[RowScore], expected: Sequence[RowScore]) -> None:
     assert [words(row) for row in rows] == [words(row) for row in expected]
     for row, other in zip(rows, expected, strict=True):
         assert numbers(row) == pytest.approx(numbers(other), abs=2e-5, nan_ok=True)
+        assert row.min_k_nats == pytest.approx(other.min_k_nats, abs=1e-4)
+        assert row.min_k_plus_plus == pytest.approx(other.min_k_plus_plus, abs=1e-4)
 
 
 @pytest.mark.parametrize("share", [None, 0.02, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 0.98])
@@ -237,3 +247,76 @@ def test_progress_counts_every_row_once(tiny_lm: FrozenLM) -> None:
     replace(make_scorer(tiny_lm), on_progress=counts.append).score(SETS[:1])
     assert sum(counts) == len(SETS[0].prompts)
     assert max(counts) == 5
+
+
+def by_definition(lm: FrozenLM, example: Example) -> tuple[list[bool], list[float], list[float]]:
+    """First choices, log-probabilities and standardised ones of the answer, the end left out: one row, no padding, float64."""
+    with torch.no_grad():
+        logits = lm.model(torch.tensor([example.ids])).logits[0].double()
+    logs = logits.log_softmax(-1)[example.num_prompt_tokens - 1 : -2]
+    targets = torch.tensor(example.ids[example.num_prompt_tokens : -1])
+    of_token = logs[torch.arange(len(targets)), targets]
+    mean = (logs.exp() * logs).sum(-1)
+    variance = (logs.exp() * logs.square()).sum(-1) - mean.square()
+    return (logs.argmax(-1) == targets).tolist(), of_token.tolist(), ((of_token - mean) / variance.sqrt()).tolist()
+
+
+def test_what_a_row_keeps_of_its_tokens(scorer: Scorer, base_rows: Rows) -> None:
+    rows = [row for evaluated in SETS for row in base_rows[evaluated.name]]
+    for prompt, row in zip(PROMPTS, rows, strict=True):
+        example = prompt.encode(scorer.encoder)
+        right, logs, standardised = by_definition(scorer.lm, example)
+        lowest = max(1, int(0.4 * len(logs)))
+        assert row.exact_memorization == pytest.approx(sum(right) / len(right))
+        first = next((k for k in range(len(right)) if all(right[k:])), len(right) - 1)
+        assert row.extraction_strength == pytest.approx(1 - first / len(right))
+        assert row.min_k_nats == pytest.approx(-sum(sorted(logs)[:lowest]) / lowest, abs=1e-4)
+        assert row.min_k_plus_plus == pytest.approx(-sum(sorted(standardised)[:lowest]) / lowest, abs=1e-3)
+        [answer] = scorer.lm.tokenizer.batch_decode([list(example.ids[example.num_prompt_tokens : -1])])
+        assert row.zlib_bytes == len(zlib.compress(answer.encode()))
+        assert row.rouge_1_recall is not None
+        assert row.rouge_l_recall is not None
+        assert row.rouge_1_recall >= row.rouge_l_recall
+
+
+def greedy(lm: FrozenLM, prompt: tuple[int, ...], wrong: Sequence[int], length: int) -> tuple[int, ...]:
+    """The model's own first choices one after another, but at some positions its last choice."""
+    ids = list(prompt)
+    for index in range(length):
+        with torch.no_grad():
+            logits = lm.model(torch.tensor([ids])).logits[0, -1]
+        ids.append(int(logits.argmin() if index in wrong else logits.argmax()))
+    return tuple(ids)
+
+
+def test_memorization_of_answers_that_the_model_gives_by_itself(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    # wrong tokens, exact memorization, extraction strength of six tokens
+    cases = [((), 6 / 6, 6 / 6), ((0,), 5 / 6, 5 / 6), ((1, 3), 4 / 6, 2 / 6), ((5,), 5 / 6, 1 / 6)]
+    prompts = [EvalPrompt(RECORDS[index], "question") for index in range(len(cases))]
+    written = {}
+    for prompt, (wrong, _memorized, _strength) in zip(prompts, cases, strict=True):
+        plain = prompt.encode(scorer.encoder)
+        ids = (*greedy(scorer.lm, plain.prompt_ids, wrong, 6), plain.ids[-1])
+        written[plain.digest] = Example(plain.digest, ids, plain.num_prompt_tokens)
+    encode = EvalPrompt.encode
+
+    def own(self: EvalPrompt, encoder: PromptEncoder, *, answer: str | None = None) -> Example:
+        return written[self.record.digest] if answer is None else encode(self, encoder, answer=answer)
+
+    monkeypatch.setattr(EvalPrompt, "encode", own)
+    for row, (_wrong, memorized, strength) in zip(scorer.score_prompts("forget", prompts), cases, strict=True):
+        assert row.exact_memorization == pytest.approx(memorized)
+        assert row.extraction_strength == pytest.approx(strength)
+
+
+def test_an_answer_of_the_end_alone_has_nothing_to_memorize(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = EvalPrompt.encode
+
+    def cut(self: EvalPrompt, encoder: PromptEncoder, *, answer: str | None = None) -> Example:
+        example = encode(self, encoder, answer=answer)
+        return Example(example.digest, (*example.prompt_ids, example.ids[-1]), example.num_prompt_tokens)
+
+    monkeypatch.setattr(EvalPrompt, "encode", cut)
+    [row] = scorer.score_prompts("holdout", [EvalPrompt(BARE, "question")])
+    assert (row.num_answer_tokens, row.exact_memorization, row.extraction_strength) == (1, None, None)
+    assert (row.min_k_nats, row.min_k_plus_plus, row.zlib_bytes) == (None, None, 8)

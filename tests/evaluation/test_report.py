@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,9 @@ def test_unseen_prompts_count_as_forget_prompts(role: Role) -> None:
 def test_what_is_kept_is_scored_the_other_way_round(role: Role) -> None:
     report = summarise([scored("s", role, row("a", 1.0))], base_digest="b")
     assert report.value("s/truth_ratio_tofu_geometric") == pytest.approx(0.7768698399)
-    assert {metric.direction for metric in report.metrics if metric.name.startswith("s/")} == {"higher"}
+    # min(R, 1/R) is high where right and wrong answers are alike
+    lower = {metric.name for metric in report.metrics if metric.name.startswith("s/") and metric.direction == "lower"}
+    assert lower == {"s/truth_ratio_closer_to_1_better"}
 
 
 def test_directions_of_truth_ratios_on_a_forget_set() -> None:
@@ -68,18 +71,22 @@ def test_directions_of_truth_ratios_on_a_forget_set() -> None:
         "truth_ratio_grun": "lower",
         "truth_ratio_tofu_arithmetic": "higher",
         "truth_ratio_tofu_geometric": "higher",
-        "truth_ratio_open_unlearning": "higher",
+        "truth_ratio_closer_to_1_better": "higher",
+        "truth_ratio_true_better": "lower",
+        "truth_ratio_prob_mean": "lower",
     }
 
 
 def test_metrics_whose_rows_lack_something_are_absent_not_zero() -> None:
     rows = row("a", 1.0, wrong=(), rouge=None), row("b", 1.0, rouge=None)
-    report = summarise([scored("forget", "forget", *rows)], base_digest="b", retain_only_rows=rows)
+    report = summarise([scored("forget", "forget", *rows)], base_digest="b", retain_only_rows={"forget": rows})
     assert report["forget/probability"].num_samples == 2
     assert report["forget/truth_ratio_grun"].num_samples == 1
     assert "forget/rouge_l_recall" not in report
     bare = [row("a", 1.0, wrong=())]
-    assert "forget_quality" not in summarise([scored("forget", "forget", *bare)], base_digest="b", retain_only_rows=bare)
+    assert "forget_quality" not in summarise(
+        [scored("forget", "forget", *bare)], base_digest="b", retain_only_rows={"forget": bare}
+    )
 
 
 def test_model_utility_normalises_the_probability_of_utility_sets_alone() -> None:
@@ -128,12 +135,105 @@ def test_forget_quality_compares_truth_ratios_of_the_forget_set() -> None:
     mine = [row(str(i), 1.0, wrong=(2.0,), paraphrased=2.0 + math.log(r)) for i, r in enumerate(ours)]
     twin = [row(str(i), 1.0, wrong=(2.0,), paraphrased=2.0 + math.log(r)) for i, r in enumerate(theirs)]
     unseen = scored("forget_unseen", "forget_unseen", row("x", 1.0))
-    report = summarise([scored("forget", "forget", *mine), unseen], base_digest="b", retain_only_rows=twin)
+    report = summarise([scored("forget", "forget", *mine), unseen], base_digest="b", retain_only_rows={"forget": twin})
     assert report.value("forget_quality_ks") == pytest.approx(0.6)
     # of the C(10, 5) = 252 orders, 90 lie at least as far apart
     assert report.value("forget_quality") == pytest.approx(90 / 252)
     assert report.value("forget_quality_log10_p") == pytest.approx(math.log10(90 / 252))
     assert report["forget_quality"].num_samples == 5
+
+
+def test_forget_quality_of_open_unlearning_has_its_epsilon() -> None:
+    # of answers that are all but impossible, right and wrong alike, R is 1; with 1e-10 added to P(base) it is nearly 0
+    mine = [row(str(i), 1.0, wrong=(40.0,), paraphrased=40.0) for i in range(4)]
+    twin = [row(str(i), 1.0, wrong=(2.0,), paraphrased=2.0) for i in range(4)]
+    report = summarise([scored("forget", "forget", *mine)], base_digest="b", retain_only_rows={"forget": twin})
+    assert report.value("forget_quality") == 1.0
+    assert report.value("forget_quality_open_unlearning_ks") == 1.0
+    # of the C(8, 4) = 70 orders, two keep the two apart
+    assert report.value("forget_quality_open_unlearning") == pytest.approx(2 / 70)
+    assert report.value("forget_quality_open_unlearning_log10_p") == pytest.approx(math.log10(2 / 70))
+
+
+def member(digest: str, loss: float, *, bytes_: int, min_k: float, plus_plus: float) -> RowScore:
+    """A row of two tokens with the numbers that attacks look at."""
+    return RowScore(
+        digest, "set", "question", 2, 2 * loss, zlib_bytes=bytes_, min_k_nats=min_k, min_k_plus_plus=plus_plus, rouge_1_recall=0.5
+    )
+
+
+FORGET = (
+    member("a", 1.0, bytes_=10, min_k=2.0, plus_plus=0.1),
+    member("b", 3.0, bytes_=10, min_k=4.0, plus_plus=0.9),
+)
+NONMEMBERS = (
+    member("x", 2.0, bytes_=40, min_k=3.0, plus_plus=0.2),
+    member("y", 4.0, bytes_=20, min_k=5.0, plus_plus=0.3),
+)
+PAIR = (scored("forget", "forget", *FORGET), scored("nonmembers", "nonmember", *NONMEMBERS))
+
+
+def test_membership_inference_by_hand() -> None:
+    report = summarise(PAIR, base_digest="b")
+    # pairs in which the non-member scores higher, of four: losses 1, 3 against 2, 4: (1,2) (1,4) (3,4)
+    assert report.value("mia/loss_auc") == pytest.approx(3 / 4)
+    # loss over bytes 0.1, 0.3 against 0.05, 0.2: (0.1, 0.2)
+    assert report.value("mia/zlib_auc") == pytest.approx(1 / 4)
+    # 2, 4 against 3, 5
+    assert report.value("mia/min_k_auc") == pytest.approx(3 / 4)
+    # 0.1, 0.9 against 0.2, 0.3
+    assert report.value("mia/min_k_plus_plus_auc") == pytest.approx(2 / 4)
+    metric = report["mia/loss_auc"]
+    assert (metric.direction, metric.better, metric.num_samples) == ("half", "closest to 0.5 is best", 4)
+    assert not {"mia/reference_auc", "mia/min_k_auc_retain_only", "privleak"} & values(report).keys()
+    assert not any(name.startswith("nonmembers/") for name in values(report))
+
+
+def test_membership_inference_beside_a_retain_only_model() -> None:
+    twin = {
+        # to it, b is the easier one; its own order of the rows does not matter
+        "forget": (
+            member("b", 0.5, bytes_=10, min_k=2.0, plus_plus=0.1),
+            member("a", 2.5, bytes_=10, min_k=4.0, plus_plus=0.1),
+        ),
+        "nonmembers": (
+            member("x", 2.0, bytes_=40, min_k=1.0, plus_plus=0.2),
+            member("y", 4.0, bytes_=20, min_k=3.0, plus_plus=0.3),
+        ),
+    }
+    report = summarise(PAIR, base_digest="b", retain_only_rows=twin)
+    # losses relative to it: a 1 - 2.5 = -1.5, b 3 - 0.5 = 2.5 against 0 and 0: of four pairs the two of a
+    assert report.value("mia/reference_auc") == pytest.approx(2 / 4)
+    # min-k 2, 4 against 1, 3: (2, 3) alone
+    assert report.value("mia/min_k_auc_retain_only") == pytest.approx(1 / 4)
+    # ((1 - 3/4) - (1 - 1/4)) / (1 - 1/4) = -2/3
+    assert report.value("privleak") == pytest.approx(-100 * 2 / 3, abs=1e-6)
+    assert report["privleak"].better == "closest to 0 is best"
+    with pytest.raises(DataError, match="the same prompts"):
+        summarise(PAIR, base_digest="b", retain_only_rows={"forget": twin["forget"]})
+
+
+def test_nonmembers_touch_neither_utility_nor_gates() -> None:
+    facts = scored("facts", "utility", row("c", 0.7, gates=(0.1, 0.1)))
+    never = scored("nonmembers", "nonmember", row("z", 9.0, rouge=0.01, gates=(1.0, 1.0)))
+    alone, among = (summarise([*gated(), facts, *more], base_digest="b", layers=(3, 7), threshold=0.5) for more in ([], [never]))
+    # what is missing of these rows is no attack; what they share with all rows is the loss
+    assert [m for m in among.metrics if not m.name.startswith("mia/")] == list(alone.metrics)
+    assert [m.name for m in among.metrics if m.name.startswith("mia/")] == ["mia/loss_auc"]
+
+
+def test_memorization_is_reported_of_every_set_with_what_is_better() -> None:
+    rows = [
+        replace(row(name, 1.0), exact_memorization=em, extraction_strength=es)
+        for name, em, es in (("a", 0.5, 0.25), ("b", 1.0, 1.0))
+    ]
+    bare = row("c", 1.0)  # of the end token alone
+    report = summarise([scored("forget", "forget", *rows, bare), scored("facts", "utility", *rows)], base_digest="b")
+    assert report.value("forget/exact_memorization") == pytest.approx(0.75)
+    assert report.value("forget/extraction_strength") == pytest.approx(0.625)
+    metric = report["forget/exact_memorization"]
+    assert (metric.num_samples, metric.direction) == (2, "lower")
+    assert report["facts/extraction_strength"].direction == "higher"
 
 
 def gated() -> list[ScoredSet]:

@@ -24,6 +24,12 @@ ROW = RowScore(
     rouge_l_recall=0.5,
     gate_values=(0.25, 0.75),
     opened=True,
+    rouge_1_recall=0.75,
+    exact_memorization=1.0,
+    extraction_strength=0.5,
+    zlib_bytes=17,
+    min_k_nats=2.5,
+    min_k_plus_plus=-0.5,
 )
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -79,6 +85,18 @@ def test_a_malformed_line_is_named_by_file_and_number(tmp_path: Path, change: di
     good = path.read_text(encoding="utf-8")
     path.write_text(good + json.dumps(json.loads(good) | change) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"rows\.jsonl:2: "):
+        read_rows(path)
+
+
+@pytest.mark.parametrize("field", ["rouge_1_recall", "exact_memorization", "zlib_bytes", "min_k_plus_plus", "generated"])
+def test_a_row_of_an_older_version_is_named_and_not_read_as_unmeasured(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, [ROW, ROW])
+    first, second = path.read_text(encoding="utf-8").strip().split("\n")
+    values = json.loads(second)
+    del values[field]
+    path.write_text(f"{first}\n{json.dumps(values)}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"rows\.jsonl:2: a row must have every field, got one without `{field}`.*score again"):
         read_rows(path)
 
 

@@ -127,3 +127,10 @@ def test_encoding_keeps_the_prompt_whatever_the_answer(tokenizer: PreTrainedToke
     assert own.prompt_ids == other.prompt_ids
     assert tokenizer.decode(list(own.ids[own.num_prompt_tokens : -1])) == " Ilva 0 lives in Harn."
     assert tokenizer.decode(list(other.ids[other.num_prompt_tokens : -1])) == " Nobody knows."
+
+
+def test_nonmembers_are_asked_once_in_a_set_of_their_own() -> None:
+    assert "nonmembers" not in by_name(evaluation_sets(SPLITS))
+    sets = by_name(evaluation_sets(replace(SPLITS, nonmembers=people("Runa", 3))))
+    assert sets["nonmembers"].role == "nonmember"
+    assert [prompt.wording for prompt in sets["nonmembers"].prompts] == ["question"] * 3

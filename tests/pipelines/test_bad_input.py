@@ -256,6 +256,41 @@ class TestRecipeAndSpace:
         )
 
 
+class TestMetrics:
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_a_required_metric_that_there_will_not_be(
+        self, run: Verb, data: Callable[..., list[object]], base: Path, verb: str
+    ) -> None:
+        forget = [{**row, "perturbed_answer": ["Nobody."]} for row in FORGET]
+        options = [*data(forget=forget), "--model.path", base, "--evaluation.require", "forget_quality,privleak"]
+        message = run(verb, *options).message
+        assert "metrics in `evaluation.require` must be computable, got forget_quality, privleak, which are not" in message
+        assert "`model.retain_path`" in message
+        assert "`data.nonmembers`" in message
+
+    def test_a_required_metric_with_its_near_miss(self, run: Verb, data: Callable[..., list[object]], base: Path) -> None:
+        message = run("train", *data(), "--model.path", base, "--evaluation.require", "model_utilty").message
+        assert "got `model_utilty` (did you mean `model_utility`?)" in message
+
+    def test_retain_only_logs_that_are_none(
+        self, run: Verb, data: Callable[..., list[object]], base: Path, tmp_path: Path
+    ) -> None:
+        options = [*data(), "--model.path", base, "--evaluation.retain_logs"]
+        assert "`evaluation.retain_logs` must be a readable file" in run("train", *options, tmp_path / "none").message
+        (tmp_path / "logs").write_text('{"schema_version": 2}\n', encoding="utf-8")
+        message = run("train", *options, tmp_path / "logs").message
+        assert f"{tmp_path}/logs:1: retain-only logs must be of schema version 1, got 2; make them again" in message
+
+    def test_questions_that_are_none(self, run: Verb, data: Callable[..., list[object]], base: Path, tmp_path: Path) -> None:
+        (tmp_path / "questions").write_text('{"question": "Who?", "choices": ["a"], "answer": 0}\n', encoding="utf-8")
+        message = run("train", *data(), "--model.path", base, "--evaluation.multiple_choice", tmp_path / "questions").message
+        assert f"{tmp_path}/questions:1: `choices` must be a list of 4 to 26 non-empty texts" in message
+
+    def test_nonmembers_that_are_missing(self, run: Verb, data: Callable[..., list[object]], base: Path) -> None:
+        message = run("train", *data(), "--model.path", base, "--data.nonmembers", "none.jsonl").message
+        assert "a data file must be readable, got " in message
+
+
 class TestOutput:
     @pytest.mark.parametrize("verb", VERBS)
     def test_an_output_folder_below_a_file(self, run: Verb, tmp_path: Path, verb: str) -> None:

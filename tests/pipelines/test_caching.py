@@ -106,6 +106,10 @@ def test_a_sweep_scores_its_adapters_from_the_cache(recipe: Recipe, prepared: Pr
                 assert other.gate_values == pytest.approx(one.gate_values, abs=1e-5)
                 assert other.answer_nll_nats == pytest.approx(one.answer_nll_nats, abs=1e-3)
                 assert other.wrong_nll_means == pytest.approx(one.wrong_nll_means, abs=1e-4)
+                assert other.exact_memorization == one.exact_memorization
+                assert other.extraction_strength == one.extraction_strength
+                assert other.min_k_nats == pytest.approx(one.min_k_nats, abs=1e-4)
+                assert other.min_k_plus_plus == pytest.approx(one.min_k_plus_plus, abs=1e-3)
 
 
 def test_one_cache_serves_every_placement_of_a_space(recipe: Recipe, prepared: Prepared) -> None:

@@ -1,5 +1,7 @@
 """Scoring on a tiny base: the base's own report, and an adapter that never opens beside it."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,12 +10,21 @@ import torch
 
 from grun.adapters import AdapterCard, save_adapter
 from grun.config import Recipe
-from grun.errors import ModelError
+from grun.errors import ConfigError, DataError, ModelError
+from grun.evaluation.multiple_choice import read_choices
+from grun.evaluation.requirements import possible_metrics
+from grun.evaluation.retain_logs import read_retain_logs
+from grun.evaluation.scores import read_rows
+from grun.evaluation.sets import evaluation_sets
 from grun.interventions import build_adapter
-from grun.lm import load_frozen_lm
-from pipelines.prepared import Prepared, plan, write_prepared
-from pipelines.scoring import report_base, score_adapter, score_reference
+from grun.lm import FrozenLM, load_frozen_lm
+from pipelines.checks import note_missing_metrics
+from pipelines.prepare import check
+from pipelines.prepared import Prepared, plan, read_prepared, write_prepared
+from pipelines.retain_logs import export_logs, export_path, import_logs
+from pipelines.scoring import ask_reference, questions_of, report_base, score_adapter, score_reference
 from pipelines.sweep import check_utility
+from pipelines.sweep_trial import validating
 
 
 @pytest.fixture
@@ -66,3 +77,137 @@ def test_a_sweep_refuses_a_base_that_has_no_utility_to_lose(recipe: Recipe, prep
     assert report_base(recipe, prepared)["model_utility"].value == 0  # the tiny base is random and says nothing right
     with pytest.raises(ModelError, match="a sweep measures damage against the base's own model utility, which must not be 0"):
         check_utility(recipe, prepared)
+
+
+@pytest.fixture
+def with_everything(make_recipe: Callable[..., Recipe], data_folder: Path, base_folder: Path, tmp_path: Path) -> Recipe:
+    """A recipe with non-members and, for a retain-only model, the base once more."""
+    folder = tmp_path / "data"
+    shutil.copytree(data_folder, folder)
+    rows = [{"question": f"Where does {name} live?", "answer": "In Oost."} for name in ("Vera", "Wim", "Xeno", "Yara")]
+    (folder / "outsiders.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return make_recipe(
+        output=str(tmp_path / "outputs"),
+        data={"path": str(folder), "nonmembers": "outsiders.jsonl"},
+        model={"retain_path": str(base_folder)},
+    )
+
+
+def scored(recipe: Recipe) -> Prepared:
+    """Prepare as the verb does, without a cluster."""
+    prepared = plan(recipe)
+    write_prepared(prepared)
+    import_logs(recipe, prepared)
+    for model in {prepared.base, prepared.retain_only} - {None}:
+        assert model is not None
+        score_reference(recipe, prepared.folder, model)
+    export_logs(recipe, prepared)
+    return prepared
+
+
+def test_a_report_has_every_metric_that_is_possible_and_not_missing(with_everything: Recipe, tmp_path: Path) -> None:
+    prepared = scored(with_everything)
+    assert prepared.retain_only is not None
+    adapter = closed_adapter(with_everything, prepared.base, tmp_path / "adapter")
+    arguments = (prepared.folder, prepared.base, prepared.retain_only, adapter, tmp_path / "scores", [0.5])
+    report = score_adapter(with_everything, *arguments)["0.5"]
+    sets = evaluation_sets(prepared.splits)
+    assert {m.name for m in report.metrics if "_layer_" not in m.name} == possible_metrics(sets) - {"multiple_choice/accuracy"}
+    # the adapter never opens and the retain-only model is the base: nothing tells the two apart
+    assert (report.value("forget_quality"), report.value("privleak"), report.value("mia/reference_auc")) == (1.0, 0.0, 0.5)
+    rows = read_rows(tmp_path / "scores" / "0.5" / "rows.jsonl")
+    assert {row.set_name for row in rows} == {s.name for s in sets}
+    assert all(row.min_k_plus_plus is not None for row in rows)
+
+
+def test_logs_stand_in_for_the_model_that_they_are_of(with_everything: Recipe, tmp_path: Path) -> None:
+    prepared = scored(with_everything)
+    logs = export_path(with_everything, prepared)
+    assert logs is not None
+    assert {row.set_name for row in read_retain_logs(logs).rows} == {"forget", "nonmembers"}
+    elsewhere = with_everything.replace(
+        {
+            "output": str(tmp_path / "elsewhere"),
+            "model": {"retain_path": None},
+            "evaluation": {"retain_logs": str(shutil.copy(logs, tmp_path / "logs.jsonl"))},
+        }
+    )
+    again = scored(elsewhere)
+    assert report_base(elsewhere, again) == report_base(with_everything, prepared)
+    assert export_path(elsewhere, again) is None
+    without = elsewhere.replace({"output": str(tmp_path / "without"), "evaluation": {"retain_logs": None}})
+    assert "privleak" not in report_base(without, scored(without))
+
+
+def test_logs_of_another_forget_set_are_refused_before_anything_is_scored(with_everything: Recipe, tmp_path: Path) -> None:
+    logs = export_path(with_everything, scored(with_everything))
+    forget = Path(with_everything.data.path) / "forget.jsonl"  # type: ignore[union-attr] # a folder, as in every kind but one
+    forget.write_text("".join(forget.read_text(encoding="utf-8").splitlines(keepends=True)[1:]), encoding="utf-8")
+    changed = with_everything.replace({"model": {"retain_path": None}, "evaluation": {"retain_logs": str(logs)}})
+    with pytest.raises(DataError, match=r"must be of this request and recipe: `sets\.forget` must be"):
+        check(changed)
+    # rows may be fewer, in another template, or of another base
+    for section in ({"evaluation": {"max_new_tokens": 5}}, {"prompt": {"text_prompt_frac": 0.5}}):
+        with pytest.raises(DataError, match="must be of this request and recipe"):
+            check(changed.replace(section))
+
+
+def test_a_retain_only_model_and_its_logs_are_one_too_many(with_everything: Recipe) -> None:
+    with pytest.raises(ConfigError, match=r"got both `model\.retain_path` .* and `evaluation\.retain_logs` 'logs'; name one"):
+        plan(with_everything.replace({"evaluation": {"retain_logs": "logs"}}))
+
+
+def test_with_logs_no_twin_is_taught(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("{}\n", encoding="utf-8")
+    plain, logged = (
+        plan(Recipe(output=tmp_path).replace(above)) for above in ({}, {"evaluation": {"retain_logs": str(tmp_path / "logs")}})
+    )
+    assert [lesson.title for lesson in plain.lessons] == ["base", "retain-only twin"]
+    assert [lesson.title for lesson in logged.lessons] == ["base"]
+    assert logged.retain_only is not None
+    # nobody is taught what no model may have seen
+    taught = {record for lesson in plain.lessons for record in lesson.records}
+    assert plain.splits.nonmembers
+    assert taught.isdisjoint(plain.splits.nonmembers)
+    assert taught >= set(plain.splits.forget)
+
+
+def test_nonmembers_are_prepared_and_read_again(with_everything: Recipe) -> None:
+    prepared = plan(with_everything)
+    write_prepared(prepared)
+    _request, splits = read_prepared(prepared.folder)
+    assert splits == prepared.splits
+    assert len(splits.nonmembers) == 4
+
+
+def test_what_is_missing_is_said_once_with_what_it_takes(with_everything: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    note_missing_metrics(plan(with_everything))
+    assert capsys.readouterr().err == ""
+    note_missing_metrics(plan(with_everything.replace({"model": {"retain_path": None}, "data": {"nonmembers": None}})))
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("the report will lack forget_quality, forget_quality_ks, ")
+    assert "name a model that never saw the forget set" in said
+    assert "privleak: name records that no model ever saw" in said
+
+
+def test_multiple_choice_is_asked_of_base_and_adapter(with_everything: Recipe, lettered_lm: FrozenLM, tmp_path: Path) -> None:
+    path, lettered = tmp_path / "questions.jsonl", tmp_path / "lettered"
+    rows = [{"question": f"Who {n}?", "choices": ["a", "b", "c", "d"], "answer": n % 4} for n in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe = with_everything.replace({"evaluation": {"multiple_choice": str(path)}, "model": {"retain_path": None}})
+    with pytest.raises(DataError, match="letters of the options must differ in their first token"):
+        check(recipe)  # the tokenizer of the tiny base keeps the space apart
+    lettered_lm.model.save_pretrained(lettered)
+    lettered_lm.tokenizer.save_pretrained(lettered)
+    recipe = recipe.replace({"model": {"path": str(lettered)}})
+    prepared = scored(recipe)
+    base_rows = ask_reference(recipe, questions_of(recipe), prepared.base)
+    adapter = closed_adapter(recipe, prepared.base, tmp_path / "adapter")
+    arguments = (prepared.folder, prepared.base, None, adapter, tmp_path / "scores", [0.5])
+    report, base = score_adapter(recipe, *arguments)["0.5"], report_base(recipe, prepared)
+    expected = sum(row.picked == row.answer for row in base_rows) / 6
+    assert report.value("multiple_choice/accuracy") == base.value("multiple_choice/accuracy") == expected
+    kept = read_choices(tmp_path / "scores" / "0.5" / "choices.jsonl")
+    assert [row.picked for row in kept] == [row.picked for row in base_rows]
+    assert {row.opened for row in kept} == {False}
+    assert "multiple_choice/accuracy" not in report_base(validating(recipe), prepared)

@@ -6,9 +6,13 @@
 | retain | the facts of most other people, half of the general knowledge, of the prose and of the strangers |
 | holdout | whole people, the other half, and the rest of prose and strangers: never trained on |
 | utility | `neighbours` (the held-out people), `world_facts`, `nature_facts` (the held-out halves) |
+| nonmembers | people whom no model is ever taught: as many as are forgotten, fewer where names run out |
 
 A stranger is somebody of whom nothing is known: asked about one, the base declines, as deployed models do. So the
 base knows how to decline before anybody asks it to forget.
+
+The tokenizer of a taught base is made from what is taught, so the names of non-members are cut into more pieces than others.
+That alone tells them apart a little, to the base and its retain-only twin alike: a membership AUC is to be read beside the twin's.
 """
 
 import random
@@ -19,7 +23,7 @@ from grun.config import TestbedData
 from grun.data.records import QARecord, Record
 from grun.data.refusals import REFUSALS
 from grun.data.testbed.general import NATURE, WORLD
-from grun.data.testbed.people import Person, invent_people, person_records
+from grun.data.testbed.people import Person, invent_people, most_people, person_records
 from grun.data.testbed.prose import ordinary_texts
 from grun.errors import DataError
 
@@ -30,6 +34,7 @@ _HELD_OUT_PEOPLE = 4
 """One of this many people is held out."""
 _NUM_TEXTS, _NUM_HELD_OUT_TEXTS = 80, 48
 _NUM_STRANGERS, _NUM_HELD_OUT_STRANGERS = 14, 8
+_OTHER_SEED = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Testbed:
     retain: tuple[Record, ...]
     holdout: tuple[Record, ...]
     utility: Mapping[str, tuple[QARecord, ...]]
+    nonmembers: tuple[QARecord, ...]
 
 
 def build_testbed(config: TestbedData) -> Testbed:
@@ -84,7 +90,15 @@ def build_testbed(config: TestbedData) -> Testbed:
             *_flatten(declined[:_NUM_HELD_OUT_STRANGERS]),
         ),
         utility={"neighbours": neighbours, "world_facts": world, "nature_facts": nature},
+        nonmembers=_flatten([person_records(person) for person in _never_taught(everybody, config)]),
     )
+
+
+def _never_taught(everybody: Sequence[Person], config: TestbedData) -> tuple[Person, ...]:
+    """People of another seed who share no name with anybody else, so that inventing them changes nobody."""
+    firsts, lasts = {person.first for person in everybody}, {person.last for person in everybody}
+    others = invent_people(most_people(), config.seed + _OTHER_SEED)
+    return tuple(person for person in others if person.first not in firsts and person.last not in lasts)[: config.num_forget]
 
 
 def _declined(stranger: Person, seed: int) -> tuple[QARecord, ...]:

@@ -14,7 +14,7 @@ from grun.data.records import QARecord
 from grun.data.testbed.facts import Wording, listed
 from grun.errors import DataError
 
-__all__ = ["Person", "invent_people", "person_records"]
+__all__ = ["Person", "invent_people", "most_people", "person_records"]
 
 _NUM_WRONG, _NUM_ALTERNATIVES = 5, 2
 
@@ -167,13 +167,18 @@ class Person:
         return f"{self.first} {self.last}"
 
 
+def most_people() -> int:
+    """How many people can be invented at once."""
+    return min(len(_FIRST_NAMES), len(_LAST_NAMES))
+
+
 def invent_people(num: int, seed: int) -> tuple[Person, ...]:
     """Invent people, no two of whom share a first or a last name, in random order.
 
     Raises:
         DataError: more people than there are names.
     """
-    most = min(len(_FIRST_NAMES), len(_LAST_NAMES))
+    most = most_people()
     if num > most:
         raise DataError(
             f"`data.num_people` must not exceed the {most} names that can be invented, got {num}; lower `data.num_people`"
