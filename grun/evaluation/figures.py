@@ -13,7 +13,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from grun.evaluation.report_parts import NUM_BINS
+
 __all__ = ["gate_histogram", "pareto_figure", "threshold_figure", "training_curves"]
+
+_GATE_LIMITS: Mapping[str, object] = {
+    # the outermost bars stand clear of the axes, as nearly all prompts are in them
+    "xlim": (-0.03, 1.03),
+    "xticks": (0, 0.25, 0.5, 0.75, 1),
+    "ylim": (0, 105),
+    "yticks": (0, 25, 50, 75, 100),
+}
 
 Point = tuple[float, float]
 """(forgetting, utility)."""
@@ -87,7 +97,7 @@ def gate_histogram(forget_values: Sequence[float], ordinary_values: Sequence[flo
     figure = _figure(6.4, 3.8)
     axes = figure.subplots()
     _quiet(axes)
-    bins = np.linspace(0, 1, 41).tolist()
+    bins = np.linspace(0, 1, NUM_BINS + 1).tolist()
     for values, name, color, hatch in ((forget_values, "forget", VERMILLION, "///"), (ordinary_values, "ordinary", BLUE, None)):
         weights = np.full(len(values), 100 / max(len(values), 1))
         label = f"{name} prompts ({len(values)})"
@@ -97,10 +107,9 @@ def gate_histogram(forget_values: Sequence[float], ordinary_values: Sequence[flo
         axes.axvline(threshold, color="black", linestyle="--", linewidth=1.2, label=f"gate threshold {threshold:g}")
     axes.set(
         title="Gate values on prompts that training never saw",
-        xlabel="largest gate value over the layers",
-        ylabel="prompts (%)",
-        xlim=(-0.02, 1.02),
-        ylim=(0, 104),
+        xlabel="largest gate value over the layers (0: closed, 1: open)",
+        ylabel="share of the prompts (%)",
+        **_GATE_LIMITS,
     )
     _legend_below(figure, columns=3)
     return figure

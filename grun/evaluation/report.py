@@ -4,6 +4,7 @@ One that is not a finite number is null. Whoever decides by a metric reads it wi
 refuses a null, and one that the report does not have.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -15,6 +16,7 @@ from grun.certificate import Certificate
 from grun.config.base import Config
 from grun.errors import DataError, near_miss
 from grun.evaluation.attacks import AttackResult
+from grun.evaluation.report_parts import Cost, GateHistogram, Provenance, ThresholdPoint, Verdict
 from grun.evaluation.scores import write_atomically
 
 __all__ = ["Direction", "EvalReport", "Metric", "Role"]
@@ -57,8 +59,8 @@ class Metric(Config):
 class EvalReport(Config):
     """What an adapter, or a base alone, was measured to do."""
 
-    schema_version: Literal[1] = 1
-    """Layout of this file."""
+    schema_version: Literal[2] = 2
+    """Layout of this file. Version 1, which knew less, is read too."""
     created_by: str = f"grun {__version__}"
     """Version of the code."""
     adapter_digest: str | None = None
@@ -71,16 +73,30 @@ class EvalReport(Config):
     """Which rows were scored."""
     metrics: tuple[Metric, ...]
     """Every metric, sets first."""
+    base_metrics: tuple[Metric, ...] = ()
+    """The same of the base alone: before."""
+    gates: tuple[GateHistogram, ...] = ()
+    """How far gates open, by side and block."""
+    curve: tuple[ThresholdPoint, ...] = ()
+    """What other thresholds would give, smallest first."""
     attacks: tuple[AttackResult, ...] = ()
     """What was tried to get at what was to be forgotten."""
     certificate: Certificate | None = None
     """What is promised about ordinary prompts."""
+    cost: Cost | None = None
+    """What it took."""
+    provenance: Provenance | None = None
+    """What it is about and where it can be found."""
+    verdict: Verdict | None = None
+    """Whether the request is fulfilled."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
-        names = [metric.name for metric in self.metrics]
-        if len(set(names)) < len(names):
-            raise ValueError(f"every metric must have its own name, got {sorted({n for n in names if names.count(n) > 1})} twice")
+        for metrics in (self.metrics, self.base_metrics):
+            names = [metric.name for metric in metrics]
+            if len(set(names)) < len(names):
+                twice = sorted({n for n in names if names.count(n) > 1})
+                raise ValueError(f"every metric must have its own name, got {twice} twice")
         return self
 
     def __contains__(self, name: str) -> bool:
@@ -100,6 +116,10 @@ class EvalReport(Config):
         raise DataError(
             f"a metric must be one of the report's {len(known)}, got `{name}`{near_miss(name, known)}; evaluate again"
         )
+
+    def before(self, name: str) -> float | None:
+        """Return the base's own number; None where it is not known."""
+        return next((metric.value for metric in self.base_metrics if metric.name == name), None)
 
     def value(self, name: str) -> float:
         """Return a metric's number.
@@ -128,10 +148,20 @@ class EvalReport(Config):
             DataError: the file is missing or is not a report.
         """
         try:
-            return cls.model_validate_json(path.read_bytes(), strict=True)
+            return cls.model_validate_json(_upgraded(path.read_bytes()), strict=True)
         except OSError as error:
             raise DataError(f"a report must be a readable file, got {str(path)!r} ({error.strerror}); check the path") from None
         except ValidationError as error:
             [first, *_] = error.errors(include_url=False)
             field = ".".join(map(str, first["loc"])) or "the file"
             raise DataError(f"{str(path)!r} is not a report: {field}: {first['msg']}; evaluate again") from None
+
+
+def _upgraded(content: bytes) -> bytes:
+    """A report of version 1 as one of version 2, which lacks what came since; anything else as it is."""
+    try:
+        values = json.loads(content)
+    except ValueError:
+        return content
+    is_old = isinstance(values, dict) and values.get("schema_version") == 1
+    return json.dumps({**values, "schema_version": 2}).encode() if is_old else content
