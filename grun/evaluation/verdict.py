@@ -101,7 +101,7 @@ def _certified(report: EvalReport) -> Finding:
         return Finding(question="certified", answer="no", text=text)
     text = (
         f"With {per_cent(1 - certificate.delta)} confidence at most {per_cent(certificate.alpha)} of ordinary prompts are touched. "
-        f"Of those kept aside to check it {check.num_open:,} of {check.num_records:,} were (so at most {per_cent(check.upper_bound)})."
+        f"Of those kept aside to check it {check.num_open:,} of {check.num_records:,} were."
     )
     holds = certificate.calibration.upper_bound <= certificate.alpha and check.rate <= certificate.alpha
     return Finding(question="certified", answer="yes" if holds else "no", text=text)

@@ -3,6 +3,7 @@
 __all__ = ["count_of", "duration", "megabytes", "number", "per_cent"]
 
 _SOON_WHOLE = 0.0005
+_RAISED = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
 
 
 def per_cent(share: float | None) -> str:
@@ -26,9 +27,10 @@ def number(value: float | None) -> str:
     """A number of any size, four figures of it."""
     if value is None:
         return "not known"
-    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15 and abs(value) >= 1):
-        return f"{int(value):,}"
-    return f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    mantissa, _, exponent = f"{value:.4g}".partition("e")
+    return f"{mantissa} \u00d7 10{str(int(exponent)).translate(_RAISED)}" if exponent else mantissa
 
 
 def megabytes(num_bytes: int | None) -> str:

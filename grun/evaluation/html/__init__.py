@@ -14,21 +14,15 @@ from grun.evaluation.report import EvalReport
 
 __all__ = ["render", "visible"]
 
-_CONTROL_PICTURES, _DELETE = 0x2400, 0x7F
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _ALLOWED = "\n\t\u200c\u200d"  # joiners belong into the words of several scripts
 
 
 def visible(text: str) -> str:
-    """Show characters that cannot be seen: control characters by their pictures, others by their code point."""
-    return "".join(_shown(c) if c not in _ALLOWED and unicodedata.category(c) in _INVISIBLE else c for c in text)
-
-
-def _shown(character: str) -> str:
-    code = ord(character)
-    if code < 0x20:
-        return chr(_CONTROL_PICTURES + code)
-    return "\u2421" if code == _DELETE else f"\u27e8U+{code:04X}\u27e9"
+    """Show characters that cannot be seen, or that turn the direction of writing, by their code point."""
+    return "".join(
+        f"\u27e8U+{ord(c):04X}\u27e9" if c not in _ALLOWED and unicodedata.category(c) in _INVISIBLE else c for c in text
+    )
 
 
 def _finalize(value: object) -> object:

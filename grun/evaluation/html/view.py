@@ -46,20 +46,18 @@ def view_of(report: EvalReport) -> dict[str, Any]:
         "date": provenance.date,
         "part": report.part,
         "verdict": _verdict(report),
-        "headlines": [_metric_row(report, report[name]) for name in _HEADLINES if name in report],
+        "headlines": _metric_rows(report, [report[name] for name in _HEADLINES if name in report]),
         "has_twin": "forget_quality" in report,
         "before_after": _drawn("bars", lambda wide: before_after_figure(_bars(report), wide=wide), _bars_title(report))
         if _bars(report)
         else None,
-        "attacks": [
-            _attack_row(attack) for attack in sorted(report.attacks, key=lambda a: (a.target == "model", -_got(a), a.name))
-        ],
+        "attacks": _attack_tables(report.attacks),
         "leak": _leak(report),
         "certificate": _certificate(report),
         "gates": _drawn("gates", lambda wide: gates_figure(report.gates, report.gate_threshold, wide=wide), _gates_title(report))
         if report.gates
         else None,
-        "gate_rows": [_metric_row(report, metric) for metric in report.metrics if metric.name.startswith("gate/")],
+        "gate_rows": _metric_rows(report, [metric for metric in report.metrics if metric.name.startswith("gate/")]),
         "threshold": None if report.gate_threshold is None else f"{report.gate_threshold:g}",
         "has_adapter": report.adapter_digest is not None,
         "curve": _drawn("curve", lambda wide: curve_figure(report.curve, report.gate_threshold, wide=wide), _CURVE_TITLE)
@@ -68,7 +66,7 @@ def view_of(report: EvalReport) -> dict[str, Any]:
         "curve_rows": _curve_rows(report),
         "cost": _cost_rows(report.cost or Cost()),
         "provenance": _provenance_rows(report, provenance),
-        "metrics": [_metric_row(report, metric) for metric in report.metrics],
+        "metrics": _metric_rows(report, report.metrics),
         "digests": _set_digests(report),
     }
 
@@ -108,16 +106,25 @@ def _shown(name: str, value: float | None) -> str:
     return per_cent(value) if explained(name).is_share else number(value)
 
 
-def _metric_row(report: EvalReport, metric: Metric) -> dict[str, str]:
-    return {
-        "name": metric.name,
-        "label": label_of(metric.name),
-        "text": explained(metric.name).text,
-        "better": f"{metric.direction} is better",
-        "before": _ABSENT if report.before(metric.name) is None else _shown(metric.name, report.before(metric.name)),
-        "after": _shown(metric.name, metric.value),
-        "rows": f"{metric.num_samples:,}",
-    }
+def _metric_rows(report: EvalReport, metrics: Sequence[Metric]) -> list[dict[str, str]]:
+    """Rows of a table of metrics; what a family means is said once in it."""
+    rows: list[dict[str, str]] = []
+    said: set[str] = set()
+    for metric in metrics:
+        about, before = explained(metric.name), report.before(metric.name)
+        rows.append(
+            {
+                "name": metric.name,
+                "label": label_of(metric.name),
+                "text": "" if about.label in said else about.text,
+                "better": f"{metric.direction} is better",
+                "before": _ABSENT if before is None else _shown(metric.name, before),
+                "after": _shown(metric.name, metric.value),
+                "rows": f"{metric.num_samples:,}",
+            }
+        )
+        said.add(about.label)
+    return rows
 
 
 def _bars(report: EvalReport) -> list[Bars]:
@@ -136,22 +143,31 @@ def _bars_title(report: EvalReport) -> str:
     return f"Bar chart: {'; '.join(parts)}."
 
 
-def _got(attack: AttackResult) -> float:
-    return attack.forget_rouge_l_recall
+def _attack_tables(attacks: Sequence[AttackResult]) -> list[tuple[str, str, list[dict[str, str]]]]:
+    """Title, introduction and rows, worst first, of the attacks by prompts and of those on the model."""
+    kinds = (
+        ("prompts", "Attacks by prompts", "Open to anybody who can ask."),
+        ("model", "Attacks on the model", "Open to whoever holds the model's files. Nothing can be closed to them for good."),
+    )
+    tables = []
+    for target, title, text in kinds:
+        chosen = sorted((a for a in attacks if a.target == target), key=lambda a: (-a.forget_rouge_l_recall, a.name))
+        if chosen:
+            tables.append((title, text, [_attack_row(attack) for attack in chosen]))
+    return tables
 
 
-def _attack_row(attack: AttackResult) -> dict[str, str | None]:
-    opened = attack.ordinary_open_rate
+def _attack_row(attack: AttackResult) -> dict[str, str]:
+    opened, worst = attack.ordinary_open_rate, attack.worst
     return {
         "name": attack.name,
         "description": attack.description,
-        "target": "changes the prompt" if attack.target == "prompts" else "changes the model",
         "num": f"{attack.num_prompts:,}",
         "before": _ABSENT if attack.base_rouge_l_recall is None else per_cent(attack.base_rouge_l_recall),
-        "got": per_cent(_got(attack)),
+        "got": per_cent(attack.forget_rouge_l_recall),
+        "worst": _ABSENT if worst is None else per_cent(worst.rouge_l_recall),
         "caught": _ABSENT if attack.forget_open_rate is None else per_cent(attack.forget_open_rate),
-        "touched": None if opened is None else count_of(opened, attack.num_ordinary),
-        "worst": _ABSENT if attack.worst is None else per_cent(attack.worst.rouge_l_recall),
+        "touched": _ABSENT if opened is None else count_of(opened, attack.num_ordinary),
     }
 
 
