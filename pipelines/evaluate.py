@@ -21,6 +21,7 @@ from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
 from pipelines.recording import check_is_demo, record_request
 from pipelines.registry import CANDIDATE, CHAMPION, Registry
+from pipelines.reporting import attach_report, complete, page_step, publish
 from pipelines.scoring import report_base, score_adapter, threshold_key
 from pipelines.tasks import HelperTask, run_tasks
 from pipelines.tracking import Tracker
@@ -42,6 +43,7 @@ def evaluate(
         "adapter_folder": adapter,
         "folder": folder,
         "thresholds": [threshold],
+        "in_detail": True,
     }
     [reports] = run_tasks(recipe, [HelperTask(title, score_adapter, arguments)], shared=recipe.output.absolute())
     report = reports[threshold_key(threshold)]
@@ -108,20 +110,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             record_request(tracker, run_id, prepared.request)
             report, base = evaluate(recipe, prepared, adapter, folder), report_base(recipe, prepared)
             base.save(folder / "base.json")
+            version = Registry(tracker).version_with(recipe.registered_model, adapter)
+            report = complete(report, base, recipe, prepared, adapter, run_id=run_id, version=version)
+            page = publish(report, folder / threshold_key(report.gate_threshold))
             tracker.log_metrics(run_id, {m.name: m.value for m in report.metrics if m.value is not None})
             tracker.log_json(run_id, report.model_dump(mode="json"), "report.json")
             tracker.log_json(run_id, base.model_dump(mode="json"), "base.json")
+            tracker.log_text(run_id, page.read_text(encoding="utf-8"), "report.html")
+            if version is not None:
+                attach_report(Registry(tracker), recipe, version, "evaluation", page)
     threshold = threshold_key(report.gate_threshold)
     summary(
         f"evaluation of {adapter}",
         {
+            "verdict": report.verdict.sentence if report.verdict else "none",
             **report_rows(report, base),
             **certificate_row(report.certificate),
             "report": str(folder / threshold / "report.json"),
             "rows": str(folder / threshold / "rows.jsonl"),
             "the base's own": str(folder / "base.json"),
         },
-        [next_step("promote", options.again, "judge the candidate and move the champion")],
+        [page_step(page), next_step("promote", options.again, "judge the candidate and move the champion")],
     )
     return 0
 

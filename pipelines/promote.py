@@ -25,7 +25,8 @@ from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
 from pipelines.recording import check_is_demo
 from pipelines.registry import CANDIDATE, CHAMPION, Registry, Verdict
-from pipelines.scoring import report_base
+from pipelines.reporting import attach_report, complete, page_step, publish
+from pipelines.scoring import report_base, threshold_key
 from pipelines.tasks import HelperTask, run_tasks
 from pipelines.tracking import Tracker
 from pipelines.train import train
@@ -65,6 +66,9 @@ def _judge(recipe: Recipe, prepared: Prepared, registry: Registry, lease: Lease,
     folder = recipe.output.absolute() / "promotions" / recipe.name
     version, adapter = registry.download(name, CANDIDATE, into)
     report = evaluate(test, prepared, adapter, folder / f"v{version}", title=f"judging version {version}")
+    base, run_id = report_base(test, prepared), registry.run_of(name, version)
+    report = complete(report, base, test, prepared, adapter, run_id=run_id, version=version)
+    page = publish(report, folder / f"v{version}" / threshold_key(report.gate_threshold))
     champion = registry.version_of(name, CHAMPION)
     incumbent: EvalReport | None = None
     if champion is not None and champion != version:
@@ -91,7 +95,9 @@ def _judge(recipe: Recipe, prepared: Prepared, registry: Registry, lease: Lease,
             "closed_prompts_with_identical_logits": identical,
             "closed_prompts": closed,
         },
+        {"report.html": page.read_text(encoding="utf-8")},
     )
+    attach_report(registry, recipe, version, "promotion", page)
     promoted = decision.decision is Decision.PROMOTE
     if promoted:
         registry.promote(lease, version, verdict, expected_champion=champion)
@@ -102,11 +108,13 @@ def _judge(recipe: Recipe, prepared: Prepared, registry: Registry, lease: Lease,
         {
             **{f"reason {index}": reason for index, reason in enumerate(decision.reasons, start=1)},
             "identity": f"{identical} of {closed} held-out ordinary prompts with closed gates have bit-identical logits",
-            **report_rows(report, report_base(test, prepared)),
             **certificate_row(report.certificate),
+            "verdict": report.verdict.sentence if report.verdict else "none",
+            **report_rows(report, base),
+            "report": str(page.with_name("report.json")),
             "champion": f"version {registry.version_of(name, CHAMPION)}",
         },
-        _next_steps(again, promoted=promoted, replaced=champion not in (None, version)),
+        [page_step(page), *_next_steps(again, promoted=promoted, replaced=champion not in (None, version))],
     )
     return 0 if promoted else NOT_PROMOTED
 

@@ -45,6 +45,8 @@ class Verdict:
     """Its reasons, a line each."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else belongs into the JSON record."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Pages that belong to it, by artifact name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,39 @@ class Registry:
             shutil.rmtree(target, ignore_errors=True)
             folder.rename(target)
         return version, mlflow_flavor.load_adapter_folder(target)
+
+    def version_with(self, model_name: str, adapter_folder: Path) -> int | None:
+        """The latest version that holds the files of an adapter folder, or None."""
+        tags = _digest_tags(mlflow_flavor.adapter_digests(adapter_folder))
+        with self._calling("look for a version"):
+            versions = self._client.search_model_versions(f"name = '{model_name}'")
+        return max((int(found.version) for found in versions if tags.items() <= found.tags.items()), default=None)
+
+    def run_of(self, model_name: str, version: int) -> str | None:
+        """The run that a version came from: where its own page shows, and where people look for what is known of it.
+
+        Raises:
+            PromotionError: no such version.
+        """
+        return self._version(model_name, version).run_id or None
+
+    def attach(self, model_name: str, version: int, folder: str, texts: Mapping[str, str]) -> None:
+        """Store texts with the run that a version came from, and say so in the version's tag `report`.
+
+        Args:
+            folder: Artifact folder in that run; the same one is written over.
+            texts: By file name; the first is what the tag names.
+
+        Raises:
+            PromotionError: no such version.
+        """
+        run_id = self.run_of(model_name, version)
+        if run_id is None:
+            return
+        for name, text in texts.items():
+            self._tracker.log_text(run_id, text, f"{folder}/{name}")
+        with self._calling("say where a report is"):
+            self._client.set_model_version_tag(model_name, str(version), "report", f"runs:/{run_id}/{folder}/{next(iter(texts))}")
 
     def promotion_lock(self, model_name: str, owner: str, lease_seconds: float = 900.0) -> AbstractContextManager[Lease]:
         """Hold the right to move a model's champion for the length of a `with` block.
@@ -341,6 +376,8 @@ class Registry:
                 record | {"from": champion, "reasons": list(verdict.reasons), "details": verdict.details},
                 "promotion.json",
             )
+            for name, text in verdict.texts.items():
+                self._tracker.log_text(run_id, text, name)
             yield
 
 

@@ -17,6 +17,7 @@ from grun.adapters import digest_adapter, load_adapter
 from grun.config import Recipe
 from grun.data.multiple_choice import ChoiceQuestion, digest_questions, read_multiple_choice
 from grun.data.prompts import PromptEncoder
+from grun.evaluation.details import curve_point, curve_thresholds, gate_histograms
 from grun.evaluation.evaluate import AdapterScorer, Rows, Scorer
 from grun.evaluation.multiple_choice import ChoiceRow, ask, read_choices, with_accuracy, write_choices
 from grun.evaluation.report import EvalReport
@@ -159,6 +160,8 @@ def score_adapter(
     progress: Path | None = None,
     cache: Path | None = None,
     calibrates: bool = False,
+    *,
+    in_detail: bool = False,
 ) -> dict[str, EvalReport]:
     """Score an adapter at gate thresholds and write `<folder>/<threshold>/{report.json,rows.jsonl}`. Runs as a task.
 
@@ -169,6 +172,7 @@ def score_adapter(
         cache: a prefix cache that holds them and the adapter's placement; gates and answers are then read off suffixes.
         calibrates: whether thresholds are raised to the smallest one that `calibration` allows, as its mode says, so that what
             is scored is what may be served; reports then say in `gate/record_open_upper` how far the promise would hold.
+        in_detail: whether reports hold what people look at too: the gates' histograms and the threshold curve.
 
     Raises:
         AdapterError: the adapter is damaged or for another base.
@@ -187,19 +191,30 @@ def score_adapter(
     if ordinary is not None and recipe.calibration.mode == "raise":
         thresholds = raised(recipe.calibration, ordinary, thresholds)
     questions = questions_of(recipe)
-    reports = {}
-    for threshold in thresholds:
+    adapter_digest = digest_adapter(adapter_folder)
+
+    def scored(threshold: float | None) -> tuple[Rows, EvalReport, list[ScoredSet]]:
         rows = adapter_scorer.rows(threshold)
+        scored_sets = [ScoredSet(s.name, s.role, s.digest, rows[s.name]) for s in sets]
         report = summarise(
-            [ScoredSet(s.name, s.role, s.digest, rows[s.name]) for s in sets],
+            scored_sets,
             base_digest=scorer.lm.info.digest,
-            adapter_digest=digest_adapter(adapter_folder),
+            adapter_digest=adapter_digest,
             base_rows=base_rows,
             retain_only_rows=retain_only_rows,
             layers=adapter.layers,
             threshold=threshold,
             part=evaluation.part,
         )
+        return rows, report, scored_sets
+
+    reports = {}
+    for threshold in thresholds:
+        rows, report, scored_sets = scored(threshold)
+        if in_detail:
+            points = [curve_point(report if t == threshold else scored(t)[1], t) for t in curve_thresholds(threshold)]
+            gates = gate_histograms(scored_sets, adapter.layers)
+            report = report.model_copy(update={"gates": gates, "curve": tuple(points)})
         if card.certificate is not None and card.certificate.covers(threshold):
             report = report.model_copy(update={"certificate": card.certificate})
         if ordinary is not None and threshold is not None:

@@ -55,6 +55,12 @@ class TrainOutcome:
     stopped_early: bool
     resident_share: float
     """Largest share of the base's parameters that a worker held between steps."""
+    wall_seconds: float | None = None
+    """Seconds from the first step to the saved adapter; None for a run that was continued."""
+    num_workers: int | None = None
+    """Workers that trained it."""
+    cache_bytes: int | None = None
+    """Size of the prefix cache that they read; None without one."""
 
 
 def total_steps(recipe: Recipe, prepared: Prepared) -> int:

@@ -7,6 +7,7 @@ ships to MLflow), `checkpoints/`, `adapter/` (the result) and `STOP` (its presen
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,6 +79,8 @@ class Bench:
     engine: Engine
     encoder: PromptEncoder
     base_folder: Path
+    cache: Path | None = None
+    """Folder of the prefix cache that is read."""
 
     @classmethod
     def open(cls, config: Mapping[str, Any]) -> Self:
@@ -89,7 +92,8 @@ class Bench:
         request, splits = read_prepared(Path(config["prepared"]))
         engine = build_engine(recipe, config["base"], config["cache"], every_cut=config.get("every_cut", False))
         encoder = PromptEncoder(engine.lm.tokenizer, recipe.prompt, context=engine.lm.context)
-        return cls(request, splits, engine, encoder, resolve_folder(config["base"], recipe.model.revision))
+        cache = Path(config["cache"]) if config["cache"] else None
+        return cls(request, splits, engine, encoder, resolve_folder(config["base"], recipe.model.revision), cache)
 
     def train(self, recipe: Recipe, run_folder: Path, report: Callable[[dict[str, Any]], None]) -> None:
         """Train one adapter from a pristine state, or from the last checkpoint of the same run.
@@ -107,6 +111,7 @@ class Bench:
         reporter = _Reporter(engine, task, probe, checkpoints, recipe.train.report_every, run_folder, report)
         spool = [MetricsSpool(run_folder / "metrics.jsonl")] if engine.rank == 0 else []
         callbacks: list[Callback] = [*spool, reporter]
+        started = time.monotonic()
         result = fit(
             engine,
             task.adapter,
@@ -125,6 +130,10 @@ class Bench:
                 "total_steps": task.optimizer.total_steps,
                 "stopped_early": result.stopped_early,
                 "resident_share": share,
+                # of a run that was interrupted, the time before it is not known
+                "wall_seconds": round(time.monotonic() - started, 3) if not start else None,
+                "num_workers": recipe.train.num_workers,
+                "cache_bytes": sum(f.stat().st_size for f in self.cache.rglob("*") if f.is_file()) if self.cache else None,
             }
             (run_folder / OUTCOME_FILE).write_text(json.dumps(outcome), encoding="utf-8")
         torch.distributed.barrier()
