@@ -13,6 +13,7 @@ from grun.errors import DataError
 from grun.evaluation.report import EvalReport, Metric, Role
 from grun.evaluation.scores import RowScore
 from grun.evaluation.summary import ScoredSet, summarise
+from tests.evaluation.example_report import example_report
 
 WRONG = (1.5, 2.0, 2.5, 3.0, 3.5)
 
@@ -328,7 +329,7 @@ def test_null_survives_and_nan_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": 3}, "schema_version"),
         ({"surprise": 1}, "surprise"),
         ({"base_digest": None}, "base_digest"),
         ({"gate_threshold": "0.5"}, "gate_threshold"),
@@ -363,3 +364,22 @@ def test_two_metrics_of_one_name_are_refused() -> None:
 def test_an_unknown_metric_is_named_with_its_near_miss() -> None:
     with pytest.raises(DataError, match=r"`gate/auroc`\?"):
         full()["gate/auorc"]
+
+
+def test_a_report_of_version_1_is_read_and_lacks_what_came_since(tmp_path: Path) -> None:
+    old = full().model_dump(mode="json") | {"schema_version": 1}
+    for name in ("base_metrics", "gates", "curve", "cost", "provenance", "verdict"):
+        del old[name]
+    (tmp_path / "report.json").write_text(json.dumps(old), encoding="utf-8")
+    assert EvalReport.load(tmp_path / "report.json") == full()
+
+
+def test_a_report_with_everything_survives_its_file(tmp_path: Path) -> None:
+    report = example_report()
+    report.save(tmp_path / "report.json")
+    assert EvalReport.load(tmp_path / "report.json") == report
+    assert report.before("forget_unseen/rouge_l_recall") == 0.972
+    assert report.before("gate/auroc") is None
+    twice = report.model_dump() | {"base_metrics": report.base_metrics[:1] * 2}
+    with pytest.raises(ValueError, match="its own name"):
+        EvalReport.model_validate(twice)

@@ -368,3 +368,33 @@ def test_a_lease_of_ones_own_making_is_no_lease(registry: Registry, tracker: Tra
         with pytest.raises(PromotionError, match="needs its promotion lock"):
             registry.promote(forged, 1, GOOD, expected_champion=None)
         registry.promote(lease, 1, GOOD, expected_champion=None)
+
+
+def test_a_report_is_stored_with_the_run_that_a_version_came_from(
+    registry: Registry, tracker: Tracker, name: str, tmp_path: Path
+) -> None:
+    versions = register(registry, tracker, name, tmp_path, count=2)
+    assert versions == [1, 2]
+    assert registry.version_with(name, tmp_path / "adapter0") == 1
+    assert registry.version_with(name, make_adapter(tmp_path / "other", 9.0)) is None
+    assert registry.version_with("nobody", tmp_path / "adapter0") is None
+    registry.attach(name, 1, "evaluation/v1", {"report.html": "<p>one</p>", "report.json": "{}"})
+    run_id = registry.run_of(name, 1)
+    assert run_id is not None
+    assert tracker.client.get_model_version(name, "1").tags["report"] == f"runs:/{run_id}/evaluation/v1/report.html"
+    assert "report" not in tracker.client.get_model_version(name, "2").tags
+    stored = tracker.client.download_artifacts(run_id, "evaluation/v1/report.html", str(tmp_path))
+    assert Path(stored).read_text() == "<p>one</p>"
+    with pytest.raises(PromotionError, match="a version must be in the registry"):
+        registry.attach(name, 7, "evaluation/v7", {"report.html": ""})
+
+
+def test_a_verdict_brings_its_pages_into_the_promotion_run(
+    registry: Registry, tracker: Tracker, name: str, tmp_path: Path
+) -> None:
+    [version] = register(registry, tracker, name, tmp_path)
+    with registry.promotion_lock(name, "alice") as lease:
+        registry.decline(lease, version, Verdict("reject", ("leaks",), texts={"report.html": "<p>no</p>"}))
+    [record] = registry.history(name)
+    stored = tracker.client.download_artifacts(record.run_id, "report.html", str(tmp_path))
+    assert Path(stored).read_text() == "<p>no</p>"

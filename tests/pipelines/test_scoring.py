@@ -12,6 +12,7 @@ from grun.adapters import AdapterCard, save_adapter
 from grun.config import Recipe
 from grun.errors import ConfigError, DataError, ModelError
 from grun.evaluation.multiple_choice import read_choices
+from grun.evaluation.report import EvalReport
 from grun.evaluation.requirements import possible_metrics
 from grun.evaluation.retain_logs import read_retain_logs
 from grun.evaluation.scores import read_rows
@@ -21,6 +22,7 @@ from grun.lm import FrozenLM, load_frozen_lm
 from pipelines.checks import note_missing_metrics
 from pipelines.prepare import check
 from pipelines.prepared import Prepared, plan, read_prepared, write_prepared
+from pipelines.reporting import complete, publish
 from pipelines.retain_logs import export_logs, export_path, import_logs
 from pipelines.scoring import ask_reference, questions_of, report_base, score_adapter, score_reference
 from pipelines.sweep import check_utility
@@ -211,3 +213,59 @@ def test_multiple_choice_is_asked_of_base_and_adapter(with_everything: Recipe, l
     assert [row.picked for row in kept] == [row.picked for row in base_rows]
     assert {row.opened for row in kept} == {False}
     assert "multiple_choice/accuracy" not in report_base(validating(recipe), prepared)
+
+
+def test_a_report_in_detail_holds_the_gates_and_the_curve(recipe: Recipe, prepared: Prepared, tmp_path: Path) -> None:
+    adapter = closed_adapter(recipe, prepared.base, tmp_path / "adapter")
+    arguments = (recipe, prepared.folder, prepared.base, None, adapter, tmp_path / "scores", [0.5])
+    plain, detailed = score_adapter(*arguments)["0.5"], score_adapter(*arguments, in_detail=True)["0.5"]
+    assert (plain.gates, plain.curve) == ((), ())
+    assert detailed.metrics == plain.metrics
+    assert EvalReport.load(tmp_path / "scores" / "0.5" / "report.json") == detailed
+    assert [(h.side, h.layer) for h in detailed.gates] == [(s, k) for s in ("forget", "ordinary") for k in (1, 3, None)]
+    # every gate of this adapter is closed: all values lie in the first bin
+    assert {h.counts[0] for h in detailed.gates if h.side == "forget"} == {plain["gate/forget_open_rate"].num_samples}
+    assert [point.threshold for point in detailed.curve] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    assert {point.forget_rouge_l_recall for point in detailed.curve} == {plain.value("forget_unseen/rouge_l_recall")}
+
+
+def test_a_report_is_completed_and_published(recipe: Recipe, prepared: Prepared, tmp_path: Path) -> None:
+    # as a training run leaves it; the registry's copy has the same tensors
+    run = recipe.output.absolute() / "runs" / "towns"
+    adapter = closed_adapter(recipe, prepared.base, run / "adapter")
+    (run / "outcome.json").write_text(json.dumps({"wall_seconds": 2.5, "num_workers": 2, "cache_bytes": None}), encoding="utf-8")
+    (run / "recipe.json").write_text(json.dumps({"objective": recipe.objective.model_dump(mode="json")}), encoding="utf-8")
+    copied = shutil.copytree(adapter, tmp_path / "copied")
+    report = score_adapter(recipe, prepared.folder, prepared.base, None, copied, tmp_path / "scores", [0.5])["0.5"]
+    base = report_base(recipe, prepared)
+    whole = complete(report, base, recipe, prepared, copied, run_id="r" * 32, version=4)
+    assert whole.base_metrics == base.metrics
+    assert whole.verdict is not None
+    # the tiny base is random and says nothing: there was no usefulness to keep
+    assert whole.verdict.status == "undecided"
+    assert "the usefulness that is left" in whole.verdict.sentence
+    assert whole.cost is not None
+    assert (whole.cost.wall_seconds, whole.cost.num_workers, whole.cost.cache_bytes) == (2.5, 2, None)
+    # two blocks: a basis and an edit of 32 x 2 each, a bias of 2, and a gate of 32 weights and a bias
+    assert whole.cost.trained_parameters == 2 * (2 * 32 * 2 + 2 + 32 + 1)
+    assert whole.cost.base_parameters == sum(p.numel() for p in load_frozen_lm(prepared.base).model.parameters())
+    assert whole.cost.adapter_bytes == sum(path.stat().st_size for path in copied.iterdir())
+    assert whole.provenance is not None
+    assert whole.provenance.objective == "forget gd, retain ce"
+    assert (whole.provenance.registered_model, whole.provenance.registered_version) == ("grun-towns", 4)
+    # nothing in it names a place on this machine
+    assert str(tmp_path) not in whole.model_dump_json()
+    assert str(Path(prepared.base).parent) not in whole.model_dump_json()
+    page = publish(whole, tmp_path / "published")
+    assert EvalReport.load(page.with_name("report.json")) == whole
+    assert whole.verdict.sentence in page.read_text(encoding="utf-8")
+
+
+def test_what_is_not_known_of_an_adapter_from_elsewhere_is_left_out(recipe: Recipe, prepared: Prepared, tmp_path: Path) -> None:
+    adapter = closed_adapter(recipe, prepared.base, tmp_path / "adapter")
+    report = report_base(recipe, prepared)
+    whole = complete(report, report, recipe, prepared, adapter, run_id=None, version=None)
+    assert whole.cost is not None
+    assert (whole.cost.wall_seconds, whole.cost.training_steps) == (None, None)
+    assert whole.provenance is not None
+    assert (whole.provenance.objective, whole.provenance.registered_model) == (None, None)

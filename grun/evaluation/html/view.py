@@ -224,14 +224,17 @@ _CURVE_TITLE = (
 
 
 def _curve_rows(report: EvalReport) -> list[dict[str, Any]]:
+    def shown(value: float | None) -> str:
+        return _ABSENT if value is None else per_cent(value)
+
     return [
         {
             "threshold": f"{point.threshold:g}",
             "is_own": point.threshold == report.gate_threshold,
-            "values": [
-                _ABSENT if value is None else per_cent(value)
-                for value in (point.forget_open_rate, point.forget_rouge_l_recall, point.false_open_rate, point.utility_ratio)
-            ],
+            "caught": shown(point.forget_open_rate),
+            "said": shown(point.forget_rouge_l_recall),
+            "touched": shown(point.false_open_rate),
+            "kept": shown(point.utility_ratio),
         }
         for point in report.curve
     ]
