@@ -5,10 +5,13 @@
 """
 
 import json
+import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from grun.adapters import AdapterCard, read_card
 from grun.config import Recipe
@@ -122,9 +125,19 @@ def _objective(run: Path) -> str | None:
     return None
 
 
+def _count_trained(adapter: Path) -> int:
+    """Numbers that training moves; an adapter's whole numbers only say what it is of."""
+    count = 0
+    for path in adapter.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            tensors = (file.get_slice(name) for name in file.keys())  # noqa: SIM118 - no mapping
+            count += sum(math.prod(tensor.get_shape()) for tensor in tensors if tensor.get_dtype().startswith(("F", "BF")))
+    return count
+
+
 def _cost(recipe: Recipe, prepared: Prepared, adapter: Path, card: AdapterCard, run: Path | None) -> Cost:
     outcome: dict[str, Any] = json.loads((run / OUTCOME_FILE).read_text(encoding="utf-8")) if run is not None else {}
-    trained, base = count_parameters(adapter), count_parameters(resolve_folder(prepared.base, recipe.model.revision))
+    trained, base = _count_trained(adapter), count_parameters(resolve_folder(prepared.base, recipe.model.revision))
     return Cost(
         training_steps=card.steps or None,
         wall_seconds=outcome.get("wall_seconds"),

@@ -26,6 +26,7 @@ class _Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self.text += " " if tag in ("dt", "dd", "th", "td") else ""
         if tag not in ("meta", "path", "use"):
             self.open.append(tag)
 
@@ -35,7 +36,7 @@ class _Reader(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if "style" not in self.open:
-            self.text += f" {data}" if self.open[-1:] == ["dd"] else data
+            self.text += data
 
 
 @cache
