@@ -14,11 +14,9 @@ from enum import StrEnum
 from grun.config import PromotionConfig
 from grun.errors import PromotionError
 from grun.evaluation.report import EvalReport
+from grun.evaluation.verdict import AUROC, FALSE_OPEN, FORGETTING, UTILITY
 
 __all__ = ["Decision", "PromotionDecision", "PromotionPolicy"]
-
-FORGETTING = "forget_unseen/rouge_l_recall"
-UTILITY = "model_utility_ratio"
 
 
 class Decision(StrEnum):
@@ -60,8 +58,8 @@ class _Criterion:
 _CRITERIA = (
     _Criterion(FORGETTING, "max_forget_rouge", lower=True, tolerated=True),
     _Criterion(UTILITY, "min_utility_ratio", lower=False, tolerated=True),
-    _Criterion("gate/auroc", "min_gate_auroc", lower=False),
-    _Criterion("gate/false_open_rate", "max_false_open_rate", lower=True),
+    _Criterion(AUROC, "min_gate_auroc", lower=False),
+    _Criterion(FALSE_OPEN, "max_false_open_rate", lower=True),
 )
 
 

@@ -22,6 +22,15 @@ from tune_spaces import Space
 __all__ = ["publish", "show"]
 
 
+_CAPTIONS = {
+    "pareto": "Every trial at every threshold: the further left, the more is forgotten; the further up, the more is kept. "
+    "Points on the line are beaten by none on both counts.",
+    "gates": "How far the gates of the chosen adapter open: forget prompts should stand at 1, ordinary ones at 0.",
+    "thresholds": "The chosen adapter at every threshold of the space, without training again.",
+}
+"""What a reader is to see in each figure."""
+
+
 def publish(tracker: Tracker, run_id: str, recipe: Recipe, space: Space, outcome: SweepOutcome, folder: Path) -> Path:
     """Write `report.html` and the figures to the sweep's folder, and record them with the chosen point in its run."""
     figures = _figures(recipe, outcome, folder)
@@ -108,6 +117,7 @@ def _render(recipe: Recipe, space: Space, outcome: SweepOutcome, figures: dict[s
         failed=[trial for trial in outcome.trials if trial.failure],
         front=[_row(point) for point in outcome.front],
         metrics=[metric for metric in outcome.chosen.report.metrics if metric.value is not None],
+        captions=_CAPTIONS,
         figures={name: _as_data_uri(figure) for name, figure in figures.items()},
     )
 

@@ -108,7 +108,7 @@ def gate_histogram(forget_values: Sequence[float], ordinary_values: Sequence[flo
     axes.set(
         title="Gate values on prompts that training never saw",
         xlabel="largest gate value over the layers (0: closed, 1: open)",
-        ylabel="share of the prompts (%)",
+        ylabel="prompts (%)",
         **_GATE_LIMITS,
     )
     _legend_below(figure, columns=3)

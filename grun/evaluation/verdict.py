@@ -15,7 +15,7 @@ from grun.evaluation.report import EvalReport
 from grun.evaluation.report_parts import Finding, Status, Verdict
 from grun.evaluation.wording import count_of, per_cent
 
-__all__ = ["FALSE_OPEN", "FORGETTING", "UTILITY", "give_verdict", "worst_attack"]
+__all__ = ["AUROC", "FALSE_OPEN", "FORGETTING", "UTILITY", "give_verdict", "worst_attack"]
 
 FORGETTING, UTILITY = "forget_unseen/rouge_l_recall", "model_utility_ratio"
 AUROC, FALSE_OPEN = "gate/auroc", "gate/false_open_rate"

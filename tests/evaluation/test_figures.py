@@ -2,14 +2,17 @@
 
 import io
 import math
+import re
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Polygon
+from matplotlib.patches import Polygon, Rectangle
 
 from grun.evaluation.figures import gate_histogram, pareto_figure, threshold_figure, training_curves
+from grun.evaluation.report_figures import PAINT, Bars, before_after_figure, curve_figure, gates_figure, to_svg
+from grun.evaluation.report_parts import NUM_BINS, GateHistogram, ThresholdPoint
 
 # matplotlib's font parser uses names that its own dependency pyparsing has renamed
 pytestmark = pytest.mark.filterwarnings("ignore:.* deprecated - use:DeprecationWarning")
@@ -89,3 +92,56 @@ def test_training_curves_of_a_run_without_reports() -> None:
     figure = training_curves([], {})
     rendered(figure)
     assert not any(axes.get_lines() for axes in figure.axes)
+
+
+def test_bars_of_nearly_all_prompts_stand_clear_of_the_axes() -> None:
+    [axes] = gate_histogram([1.0], [0.0], 0.5).axes
+    assert axes.get_xlim()[0] < 0 < 1 < axes.get_xlim()[1]
+    assert axes.get_ylim()[1] > 100
+    assert axes.get_yticks().tolist() == [0, 25, 50, 75, 100]
+
+
+def test_before_and_after_are_drawn_where_they_are_known() -> None:
+    bars = [Bars("said", 0.9, 0.1, True), Bars("kept", None, 1.2, False)]
+    [axes] = before_after_figure(bars, wide=False).axes
+    # what is more than all ends at 100 and keeps its number
+    assert sorted(patch.get_width() for patch in axes.patches if isinstance(patch, Rectangle)) == pytest.approx([10, 90, 100])
+    assert [text.get_text() for text in axes.texts] == ["90", "10", "120"]
+
+
+def test_gates_are_drawn_as_per_cent_of_each_side() -> None:
+    counts = (3, *[0] * (NUM_BINS - 2), 1)
+    gates = [GateHistogram(side="forget", layer=k, counts=counts) for k in (2, None)]
+    figure = gates_figure(gates, 0.5, wide=True)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["block 2", "largest over the blocks"]
+    heights = [patch.get_height() for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+    assert (heights[0], heights[-1], sum(heights)) == (75, 25, 100)
+
+
+def test_the_curve_skips_what_is_not_known() -> None:
+    points = [ThresholdPoint(threshold=0.2, false_open_rate=0.5), ThresholdPoint(threshold=0.4, utility_ratio=1.1)]
+    [axes] = curve_figure(points, 0.4, wide=False).axes
+    assert line(axes, "ordinary prompts that open") == [(0.2, 50.0)]
+    [(threshold, kept)] = line(axes, "usefulness kept")
+    assert (threshold, kept) == (0.4, pytest.approx(110))
+    assert line(axes, "forget prompts that open") == []
+    assert axes.get_ylim()[1] > 110
+
+
+def test_an_svg_is_the_same_each_time_and_brings_nothing_along() -> None:
+    def drawn(name: str) -> str:
+        return to_svg(before_after_figure([Bars("a & b", 0.5, 0.5, True)], wide=False), name, 'said "<b>"')
+
+    svg = drawn("one")
+    assert svg == drawn("one")
+    assert svg.startswith("<svg ")
+    assert 'aria-label="said &quot;&lt;b&gt;&quot;"' in svg
+    assert "<style" not in svg
+    assert "http" not in svg
+    assert "<metadata" not in svg
+    # no width or height of its own, and no paint that the page does not choose
+    assert " width=" not in svg.split(">", 1)[0]
+    assert not set(PAINT.values()) & set(re.findall("#[0-9a-f]{6}", svg))
+    assert "a &amp; b" in svg
+    ids, others = (set(re.findall(r'\bid="([^"]+)"', drawn(name))) for name in ("one", "two"))
+    assert not ids & others
