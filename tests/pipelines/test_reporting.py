@@ -44,7 +44,8 @@ def test_evaluate_and_promote_leave_their_page_with_all_runs(
         assert stored(run_id, "report.html") == stored(source, f"{occasion}/v1/report.html") == page.read_text(encoding="utf-8")
         report = EvalReport.load(page.with_name("report.json"))
         assert report.verdict is not None
-        assert report.verdict.status == "undecided"
+        # too few steps for gates that part anything: one opens for every ordinary prompt
+        assert report.verdict.status == "damaged"
         assert report.verdict.sentence in page.read_text(encoding="utf-8")
         assert report.cost is not None
         assert report.cost.wall_seconds is not None
