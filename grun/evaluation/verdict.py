@@ -99,12 +99,14 @@ def _certified(report: EvalReport) -> Finding:
     if certificate.base_digest != report.base_digest:
         text = "The certificate was made on another base, and promises nothing about this one."
         return Finding(question="certified", answer="no", text=text)
-    text = (
-        f"With {per_cent(1 - certificate.delta)} confidence at most {per_cent(certificate.alpha)} of ordinary prompts are touched. "
-        f"Of those kept aside to check it {check.num_open:,} of {check.num_records:,} were."
-    )
-    holds = certificate.calibration.upper_bound <= certificate.alpha and check.rate <= certificate.alpha
-    return Finding(question="certified", answer="yes" if holds else "no", text=text)
+    counted = f"Of the records kept aside to check it {check.num_open:,} of {check.num_records:,} were."
+    if not certificate.holds:
+        text = (
+            f"Nothing is promised: the counts do not bear out that at most {per_cent(certificate.alpha)} are touched. {counted}"
+        )
+        return Finding(question="certified", answer="no", text=text)
+    text = f"With {per_cent(1 - certificate.delta)} confidence at most {per_cent(certificate.alpha)} of ordinary prompts are touched. {counted}"
+    return Finding(question="certified", answer="yes", text=text)
 
 
 def _attacked(report: EvalReport, bounds: PromotionConfig) -> Finding:

@@ -139,7 +139,7 @@ def test_the_page_has_the_numbers_of_the_report() -> None:
         "97.2 %",
         "4.1 %",
         "3.2 \u00d7 10\u207b\u2075",
-        "1 of 82",
+        "0 of 82",
         "0.9123",
         "48.3 MB",
         "14.2 kB",

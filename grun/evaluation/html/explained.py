@@ -3,7 +3,10 @@
 import re
 from dataclasses import dataclass
 
-__all__ = ["FAMILIES", "SETS", "Explained", "explained", "family_of", "label_of"]
+__all__ = ["FAMILIES", "OWN_PARTS", "SETS", "Explained", "explained", "family_of", "label_of"]
+
+OWN_PARTS = ("gate", "mia", "multiple_choice")
+"""First parts of metric names that name no set of prompts."""
 
 _BLOCK = re.compile(r"_layer_(\d+)$")
 
@@ -24,7 +27,7 @@ SETS = {
     "forget_unseen": "to forget, unseen words",
     "retain": "to keep",
     "holdout": "ordinary, held out",
-    "gate": "gate",
+    "nonmembers": "never taught to any model",
 }
 """What the sets are called; any other is kept under its own name."""
 
@@ -61,6 +64,41 @@ FAMILIES = {
         "Largest gap to such a model", "The largest distance between the two models' truth ratios.", is_share=False
     ),
     "forget_quality_log10_p": Explained("Forget quality, as a power of ten", "The same chance on the log scale.", is_share=False),
+    "rouge_1_recall": Explained("Words of the answer said", "How many of the right answer's words the model says, in any order."),
+    "exact_memorization": Explained(
+        "Recited word for word", "Share of the answer's next words that the model would write itself."
+    ),
+    "extraction_strength": Explained("Extractable", "Share of the end of the answer that the model completes by itself."),
+    "forget_quality_open_unlearning": Explained(
+        "Forget quality (OpenUnlearning)", "Forget quality by the formula of the OpenUnlearning benchmark.", is_share=False
+    ),
+    "forget_quality_open_unlearning_ks": Explained(
+        "Largest gap (OpenUnlearning)", "The largest distance by that formula.", is_share=False
+    ),
+    "forget_quality_open_unlearning_log10_p": Explained(
+        "Forget quality (OpenUnlearning), as a power of ten", "The same chance on the log scale.", is_share=False
+    ),
+    **{
+        f"mia/{name}": Explained(
+            f"Membership guessed ({text})", "How well an outsider can tell that the data were trained on.", is_share=False
+        )
+        for name, text in (
+            ("loss_auc", "by loss"),
+            ("zlib_auc", "by loss against compressed size"),
+            ("min_k_auc", "by the least likely words"),
+            ("min_k_plus_plus_auc", "by the least likely words, standardised"),
+            ("reference_auc", "against a model that never saw them"),
+            ("min_k_auc_retain_only", "the same on a model that never saw them"),
+        )
+    },
+    "privleak": Explained(
+        "Privacy leak", "How far membership can be guessed beyond a model that never saw the data; 0 is ideal.", is_share=False
+    ),
+    "multiple_choice/accuracy": Explained("Multiple choice right", "Share of the questions of which the right option is picked."),
+    "gate/record_open_upper": Explained(
+        "Ordinary records touched, at most",
+        "How far a certificate would hold here: the bound on records any wording of which opens a gate.",
+    ),
     "gate/auroc": Explained(
         "Separation", "The chance that a forget prompt opens the gate further than an ordinary one; 1 is perfect.", is_share=False
     ),
@@ -77,7 +115,7 @@ FAMILIES = {
 def family_of(name: str) -> str:
     """The family of a metric name: without the set that it was measured on, and without the block."""
     head, _, quantity = name.rpartition("/")
-    return _BLOCK.sub("", name) if head == "gate" else _BLOCK.sub("", quantity)
+    return _BLOCK.sub("", name if head in OWN_PARTS else quantity)
 
 
 def explained(name: str) -> Explained:
@@ -90,7 +128,7 @@ def label_of(name: str) -> str:
     """A metric's label with the set and the block that it is about."""
     head, _, _quantity = name.rpartition("/")
     block = _BLOCK.search(name)
-    about = [SETS.get(head, head)] if head and head != "gate" else []
+    about = [SETS.get(head, head)] if head and head not in OWN_PARTS else []
     about += [f"block {block[1]}"] if block else []
     label = explained(name).label
     return f"{label} ({', '.join(about)})" if about else label

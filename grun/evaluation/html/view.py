@@ -7,7 +7,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from grun.evaluation.attacks import AttackResult, Leak
-from grun.evaluation.html.explained import SETS, explained, label_of
+from grun.evaluation.html.explained import OWN_PARTS, SETS, explained, label_of
 from grun.evaluation.report import EvalReport, Metric
 from grun.evaluation.report_figures import Bars, before_after_figure, curve_figure, gates_figure, to_svg
 from grun.evaluation.report_parts import Cost, Provenance
@@ -117,7 +117,7 @@ def _metric_rows(report: EvalReport, metrics: Sequence[Metric]) -> list[dict[str
                 "name": metric.name,
                 "label": label_of(metric.name),
                 "text": "" if about.label in said else about.text,
-                "better": f"{metric.direction} is better",
+                "better": metric.better,
                 "before": _ABSENT if before is None else _shown(metric.name, before),
                 "after": _shown(metric.name, metric.value),
                 "rows": f"{metric.num_samples:,}",
@@ -197,6 +197,8 @@ def _certificate(report: EvalReport) -> dict[str, Any] | None:
     certificate = report.certificate
     counts = (("Chosen on", certificate.calibration), ("Checked on", certificate.check))
     return {
+        "sentence": certificate.sentence,
+        "holds": certificate.holds,
         "alpha": per_cent(certificate.alpha),
         "confidence": per_cent(1 - certificate.delta),
         "delta": per_cent(certificate.delta),
@@ -210,6 +212,7 @@ def _certificate(report: EvalReport) -> dict[str, Any] | None:
             ("Records it was checked on", certificate.check.digest),
             ("Base", certificate.base_digest),
             ("Adapter's numbers", certificate.tensors_sha256),
+            ("This certificate", certificate.digest),
         ],
     }
 
@@ -283,6 +286,6 @@ def _set_digests(report: EvalReport) -> list[tuple[str, str]]:
     digests: dict[str, str] = {}
     for metric in report.metrics:
         name, _, _quantity = metric.name.rpartition("/")
-        if name and name != "gate":
+        if name and name not in OWN_PARTS:
             digests.setdefault(SETS.get(name, name), metric.digest)
     return list(digests.items())
