@@ -35,7 +35,7 @@ _NUMBERS: tuple[tuple[str, float, float | None, Direction], ...] = (
     ("forget/truth_ratio_grun", 0.61, 0.83, "lower"),
     ("forget/truth_ratio_tofu_arithmetic", 0.42, 0.22, "higher"),
     ("forget/truth_ratio_tofu_geometric", 0.39, 0.20, "higher"),
-    ("forget/truth_ratio_open_unlearning", 0.41, 0.21, "higher"),
+    ("forget/truth_ratio_closer_to_1_better", 0.41, 0.21, "higher"),
     ("forget_unseen/probability", 0.62, 0.91, "lower"),
     ("forget_unseen/rouge_l_recall", 0.041, 0.972, "lower"),
     ("holdout/probability", 0.88, 0.88, "higher"),

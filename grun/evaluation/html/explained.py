@@ -50,9 +50,14 @@ FAMILIES = {
         "How close wrong answers come to the right one, averaged on the log scale.",
         is_share=False,
     ),
-    "truth_ratio_open_unlearning": Explained(
-        "Truth ratio (OpenUnlearning)", "The same comparison by the formula of the OpenUnlearning benchmark.", is_share=False
-    ),
+    **{
+        f"truth_ratio_{name}": Explained(
+            f"Truth ratio (OpenUnlearning, {text})",
+            "The same comparison by a formula of the OpenUnlearning benchmark.",
+            is_share=False,
+        )
+        for name, text in (("closer_to_1_better", "closer to 1"), ("true_better", "true better"), ("prob_mean", "mean"))
+    },
     "model_utility": Explained("Usefulness", "One number for how well everything that is kept is answered."),
     "model_utility_ratio": Explained("Usefulness kept", "The usefulness as a share of what it was before."),
     "forget_quality": Explained(
