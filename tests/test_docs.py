@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -16,18 +17,39 @@ TEXT = (Path(__file__).parents[1] / "docs" / "reading-a-report.md").read_text(en
 
 
 def scored(role: Role) -> ScoredSet:
+    """Rows with everything in them."""
     rows = [
-        RowScore(f"{role}{i}", role, "question", 2, 1.0, 0.5, (1.0, 2.0), "said", 0.5, (0.1 * i, 0.2), False) for i in range(3)
+        RowScore(
+            digest=f"{role}{i}",
+            set_name=role,
+            prompt="question",
+            num_answer_tokens=2,
+            answer_nll_nats=1.0,
+            paraphrased_answer_nll_mean=0.5,
+            wrong_nll_means=(1.0, 2.0),
+            generated="said",
+            rouge_l_recall=0.5,
+            rouge_1_recall=0.5,
+            exact_memorization=0.5,
+            extraction_strength=0.5,
+            zlib_bytes=20,
+            min_k_nats=1.0,
+            min_k_plus_plus=0.5,
+            gate_values=(0.1 * i, 0.2),
+            opened=False,
+        )
+        for i in range(3)
     ]
     return ScoredSet(role, role, "d", rows)
 
 
 def measured_families() -> set[str]:
-    """Families of all metrics that rows with everything in them give."""
-    sets = [scored("forget"), scored("forget_unseen"), scored("retain"), scored("utility"), scored("holdout")]
+    """Families of all metrics that rows with everything in them give, and of those that scoring adds to them."""
+    sets = [scored(role) for role in get_args(Role)]
     rows = {s.name: s.rows for s in sets}
     report = summarise(sets, base_digest="b", base_rows=rows, retain_only_rows=rows, layers=(1, 2), threshold=0.5)
-    return {family_of(metric.name) for metric in report.metrics}
+    names = [*(metric.name for metric in report.metrics), "multiple_choice/accuracy", "gate/record_open_upper"]
+    return {family_of(name) for name in names}
 
 
 def test_every_family_of_metrics_has_plain_words_on_the_page() -> None:

@@ -2,11 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from grun.adapters import AdapterCard, save_adapter
 from grun.config import Recipe
@@ -19,6 +21,7 @@ from grun.evaluation.scores import read_rows
 from grun.evaluation.sets import evaluation_sets
 from grun.interventions import build_adapter
 from grun.lm import FrozenLM, load_frozen_lm
+from pipelines import prepare as prepare_verb
 from pipelines.checks import note_missing_metrics
 from pipelines.prepare import check
 from pipelines.prepared import Prepared, plan, read_prepared, write_prepared
@@ -27,6 +30,7 @@ from pipelines.retain_logs import export_logs, export_path, import_logs
 from pipelines.scoring import ask_reference, questions_of, report_base, score_adapter, score_reference
 from pipelines.sweep import check_utility
 from pipelines.sweep_trial import validating
+from pipelines.tasks import HelperTask
 
 
 @pytest.fixture
@@ -269,3 +273,36 @@ def test_what_is_not_known_of_an_adapter_from_elsewhere_is_left_out(recipe: Reci
     assert (whole.cost.wall_seconds, whole.cost.training_steps) == (None, None)
     assert whole.provenance is not None
     assert (whole.provenance.objective, whole.provenance.registered_model) == (None, None)
+
+
+def test_the_verb_writes_the_logs_and_says_where_and_asks_the_base(
+    with_everything: Recipe,
+    lettered_lm: FrozenLM,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def inline(_recipe: object, tasks: Iterable[HelperTask], **_options: object) -> list[object]:
+        return [task.function(**task.arguments, progress=tmp_path / "progress") for task in tasks]
+
+    # what Ray does with the tasks is tested elsewhere
+    monkeypatch.setattr(prepare_verb, "run_tasks", inline)
+    monkeypatch.setattr(prepare_verb, "connected", lambda _recipe: nullcontext())
+    monkeypatch.setattr(prepare_verb, "check_resources", lambda _recipe: None)
+    lettered_lm.model.save_pretrained(tmp_path / "lettered")
+    lettered_lm.tokenizer.save_pretrained(tmp_path / "lettered")
+    question = {"question": "Who swims?", "choices": ["a", "b", "c", "d"], "answer": 1}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(question) + "\n", encoding="utf-8")
+    models = {"path": str(tmp_path / "lettered"), "retain_path": str(tmp_path / "lettered")}
+    recipe = with_everything.replace({"model": models, "evaluation": {"multiple_choice": str(tmp_path / "questions.jsonl")}})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
+    required = "privleak,forget_quality,multiple_choice/accuracy"
+    assert prepare_verb.main(["--recipe", str(tmp_path / "recipe.yaml"), "--evaluation.require", required]) == 0
+    logs = export_path(recipe, plan(recipe))
+    assert logs is not None
+    assert logs.is_file()
+    said = capsys.readouterr()
+    assert "retain-only logs" in said.out
+    assert str(logs) in said.out
+    assert "the report will lack" not in said.err
+    assert set(required.split(",")) <= {metric.name for metric in report_base(recipe, plan(recipe)).metrics}
