@@ -41,7 +41,7 @@ def recipe_file(folder: Path, text: str) -> str:
 def schema_paths(definition: dict[str, Any], schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Dotted path and docstring of every leaf, from the JSON schema that pydantic makes."""
     for name, field in definition["properties"].items():
-        references = [entry["$ref"] for entry in [field, *field.get("oneOf", [])] if "$ref" in entry]
+        references = [entry["$ref"] for entry in [field, *field.get("oneOf", []), *field.get("anyOf", [])] if "$ref" in entry]
         for reference in references:
             yield from schema_paths(schema["$defs"][reference.rsplit("/", 1)[-1]], schema, f"{prefix}{name}.")
         if not references:
