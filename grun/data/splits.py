@@ -86,7 +86,7 @@ def with_environment(splits: Splits, path: str | None) -> Splits:
     if path is None:
         return splits
     environment = read_jsonl(Path(path))
-    untouched = {"forget": splits.forget, "holdout": splits.holdout, "nonmember": splits.nonmembers}
+    untouched = {"forget": splits.forget, "holdout": splits.holdout, "nonmembers": splits.nonmembers}
     _refuse_overlap("environment", environment, untouched)
     return replace(splits, environment=environment)
 

@@ -8,7 +8,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -68,6 +68,10 @@ def new_task(lm: FrozenLM, objective: Mapping[str, Any], **train: Any) -> Task:
 def train(lm: FrozenLM, task: Task) -> list[Progress]:
     """The real loop, on a whole base."""
     seen: list[Progress] = []
+
+    def see(progress: Progress) -> None:
+        seen.append(progress)
+
     fit(
         TorchEngine(FullPass(lm)),
         task.adapter,
@@ -75,7 +79,7 @@ def train(lm: FrozenLM, task: Task) -> list[Progress]:
         task.sampler,
         task.optimizer,
         read_layer=task.read_layer,
-        callbacks=[seen.append],
+        callbacks=[see],
     )
     return seen
 
@@ -94,7 +98,7 @@ def mean_nll(lm: FrozenLM, task: Task, examples: Sequence[Example]) -> float:
 
 
 def test_the_table_has_every_kind() -> None:
-    kinds = {kind.model_fields["kind"].default for kind in ForgetTermConfig.__origin__.__args__}  # type: ignore[attr-defined]
+    kinds = {kind.model_fields["kind"].default for kind in get_args(get_args(ForgetTermConfig)[0])}
     assert {objective["forget"]["kind"] for objective in OBJECTIVES.values()} == kinds
 
 

@@ -1,7 +1,7 @@
 """One step against a plain computation: one row at a time, no padding, no hooks, every formula written out."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -88,7 +88,7 @@ def _plain_loss(lm: FrozenLM, task: Task, kinds: tuple[str, str]) -> Tensor:
         ]
         return torch.stack(gradients).square().sum()
 
-    terms = {
+    terms: dict[str, Callable[[], Tensor]] = {
         "gd": lambda: -torch.cat([row.nll for row in forget]).mean(),
         "idk": lambda: torch.cat([row.nll for row in forget]).mean(),
         "npo": lambda: -2 / 0.1 * torch.log(torch.sigmoid(0.1 * excess(forget, forget_ref))).mean(),
@@ -180,10 +180,9 @@ def test_only_what_the_terms_need_is_handed_over(tiny_lm: FrozenLM, make_task: M
 
 def test_answers_that_take_the_place_of_the_own_ones_come_from_the_record(tiny_lm: FrozenLM, make_task: MakeTask) -> None:
     def answers(objective: dict[str, Any], side: str) -> list[str]:
-        sampler = make_task({"forget": objective}).sampler
-        return [
-            tiny_lm.tokenizer.decode(example.answer_ids, skip_special_tokens=True).strip() for example in getattr(sampler, side)
-        ]
+        examples: Sequence[Example] = getattr(make_task({"forget": objective}).sampler, side)
+        decode: Callable[..., str] = tiny_lm.tokenizer.decode  # type: ignore[assignment] # a list of texts only for a list of lists
+        return [decode(example.answer_ids, skip_special_tokens=True).strip() for example in examples]
 
     alternatives = [record.alternative_answers for record in FORGET]
     for drawn in (answers({"kind": "negative"}, "forget"), answers({"kind": "dpo", "preferred": "alternative"}, "preferred")):
