@@ -92,7 +92,7 @@ class DpoConfig(Config):
     weight: PositiveFloat = 1.0
     """Weight of the term."""
     beta: PositiveFloat = 0.1
-    """Inverse temperature. Published: 0.1, the default."""
+    """Inverse temperature; open-unlearning takes 0.1, the default."""
     preferred: Literal["refusal", "alternative"] = "refusal"
     """The preferred answer: a refusal, or one of the record's `alternative_answers`; the latter is AltPO (arXiv:2409.13474)."""
 
@@ -104,7 +104,7 @@ class UndialConfig(Config):
     weight: PositiveFloat = 1.0
     """Weight of the term."""
     beta: PositiveFloat = 10.0
-    """How far the logit is lowered. Published: 10, the default."""
+    """How far the logit is lowered; open-unlearning takes 10, the default."""
 
 
 class WgaConfig(Config):
@@ -223,12 +223,12 @@ class InvarianceConfig(Config):
     """
 
     weight: PositiveFloat = 0.1
-    """Weight of the penalty. Published for reading w on the parameters: 0.05 regularises too little, above 0.1 costs forgetting."""
+    """Weight of the penalty. Reported: about 0.05 regularises too little, above 0.1 costs forgetting. Readings differ in scale."""
     reading: Literal["logits", "parameters"] = "logits"
     """What w multiplies, a choice that the paper leaves open. `logits`: one number, on all logits; costs next to nothing.
     `parameters`: each of the adapter's parameters; differentiates twice, so the base must be whole on every worker."""
     path: str | None = None
-    """JSONL file of records that have nothing to do with the request, an environment of its own; unset: the retain rows alone."""
+    """JSONL file of records that have nothing to do with the request, an environment beside the retain rows; unset: these alone."""
 
 
 class ObjectiveConfig(Config):

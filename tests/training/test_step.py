@@ -20,7 +20,7 @@ from grun.objectives.invariance import invariance
 from grun.objectives.rmu import direction
 from grun.training import Task, training_rows
 from grun.training.step import forward
-from tests.training.conftest import FORGET
+from tests.training.conftest import ENVIRONMENT, FORGET
 
 MakeTask = Callable[..., Task]
 
@@ -179,8 +179,8 @@ def test_only_what_the_terms_need_is_handed_over(tiny_lm: FrozenLM, make_task: M
 
 
 def test_answers_that_take_the_place_of_the_own_ones_come_from_the_record(tiny_lm: FrozenLM, make_task: MakeTask) -> None:
-    def answers(objective: dict[str, Any], side: str) -> list[str]:
-        examples: Sequence[Example] = getattr(make_task({"forget": objective}).sampler, side)
+    def answers(forget: dict[str, Any], side: str, invariance: dict[str, Any] | None = None) -> list[str]:
+        examples: Sequence[Example] = getattr(make_task({"forget": forget, "invariance": invariance}).sampler, side)
         decode: Callable[..., str] = tiny_lm.tokenizer.decode  # type: ignore[assignment] # a list of texts only for a list of lists
         return [decode(example.answer_ids, skip_special_tokens=True).strip() for example in examples]
 
@@ -191,6 +191,9 @@ def test_answers_that_take_the_place_of_the_own_ones_come_from_the_record(tiny_l
     assert set(answers({"kind": "dpo"}, "preferred")) <= set(REFUSALS)
     assert answers({"kind": "dpo"}, "forget") == [record.answer for record in FORGET]
     assert answers({"kind": "gd"}, "preferred") == []
+    assert answers({"kind": "gd"}, "environment") == []
+    assert answers({"kind": "gd"}, "environment", {"path": "given"}) == [record.answer for record in ENVIRONMENT]
+    assert answers({"kind": "gd"}, "environment", {}) == []  # the retain rows are one as they are
     drawn_by = {
         tuple(example.ids for example in make_task({"forget": {"kind": "negative"}}, seed=s).sampler.forget) for s in range(8)
     }
