@@ -160,11 +160,14 @@ class CeuConfig(Config):
 
 
 class NegativeConfig(Config):
-    """LUNE's negative answers (arXiv:2512.07375): cross-entropy of an alternative answer in place of the true one."""
+    """LUNE's negative answers (arXiv:2512.07375): cross-entropy of an alternative answer in place of the true one.
+
+    Every record to forget must bring `alternative_answers`, of which the seed draws one.
+    """
 
     kind: Literal["negative"] = "negative"
     weight: PositiveFloat = 1.0
-    """Weight of the term. Every record to forget must bring `alternative_answers`, of which the seed draws one."""
+    """Weight of the term."""
 
 
 ForgetTermConfig = Annotated[

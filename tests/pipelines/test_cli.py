@@ -294,7 +294,7 @@ class TestHelp:
             "; `none` trains all to the end. [one of asha, none; default: asha]\n",
             "  --adapter.relative_depths LIST\n",
             "[default: 0.625,0.78125,0.96875]\n",
-            "  --objective.forget.weight NUMBER\n        kind gd, idk, dpo, rmu, undial, wga, tnpo, wtnpo, satimp, ceu: Weight of the term. [default: 1.0]\n        kind npo: ",
+            "  --objective.forget.weight NUMBER\n        kind gd, idk, dpo, negative, rmu, undial, wga, tnpo, wtnpo, satimp, ceu: Weight of the term. [default: 1.0]\n        kind npo: ",
             "  --objective.retain.weight NUMBER\n        Weight of the term. [default: 1.0]\n",
             "        kind linear: One hyperplane: u(h) = w h + b.\n",
             "[default: linear]\n",
