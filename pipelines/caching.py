@@ -23,7 +23,7 @@ from grun.lm.cache_build import cache_bytes, cut_into_shards
 from grun.lm.frozen import BaseShape, context_of, load_config, read_shape
 from grun.lm.prefix_cache import CACHE_FILE, CacheSpec, make_spec, read_probe
 from grun.objectives import Needs, build_objective, read_layer
-from grun.training import forget_answers
+from grun.training import training_rows
 from pipelines.cache_tasks import build_shard, finish_cache
 from pipelines.console import note
 from pipelines.prepared import Prepared
@@ -77,10 +77,9 @@ def plan_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe], *
 def _examples(recipe: Recipe, splits: Splits, base: Path, variants: Sequence[Recipe], *, evaluates: bool) -> list[Example]:
     """Every prompt with answer that will be run: training rows of all variants, the probe's, and evaluation rows with all answers."""
     encoder = PromptEncoder(load_tokenizer(base, recipe.model.pad_token), recipe.prompt, context=context_of(load_config(base)))
-    pairs = dict.fromkeys(pair for variant in variants for pair in forget_answers(variant, splits))
+    pairs = dict.fromkeys(pair for variant in variants for pair in training_rows(variant, splits))
     return [
         *(encoder.encode(record, answer=answer) for record, answer in pairs),
-        *(encoder.encode(record) for record in splits.retain),
         *(
             prompt.encode(encoder, answer=answer)
             for evaluated in evaluation_sets(splits, part="validation", max_rows=None if evaluates else recipe.train.probe_rows)

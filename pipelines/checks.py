@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from grun.adapters import check_adapter, read_card
 from grun.config import Recipe, TrackingConfig
 from grun.data.prompts import PromptEncoder
+from grun.data.splits import Splits
 from grun.evaluation.multiple_choice import encode_question
 from grun.evaluation.requirements import check_required, missing_metrics
 from grun.evaluation.sets import evaluation_sets
@@ -13,14 +14,22 @@ from grun.interventions import check_fits
 from grun.lm import BaseInfo, load_tokenizer, resolve_folder
 from grun.lm.frozen import context_of, digest_weights, load_config, read_shape
 from grun.objectives import read_layer
-from grun.training import forget_answers
+from grun.training import training_rows
 from pipelines.console import note
 from pipelines.mlflow_store import Store
 from pipelines.prepared import Prepared
 from pipelines.retain_logs import check_logs
 from pipelines.scoring import questions_of
 
-__all__ = ["check_base", "check_metrics", "check_rows", "check_saved_adapter", "check_tracking", "note_missing_metrics"]
+__all__ = [
+    "check_answers",
+    "check_base",
+    "check_metrics",
+    "check_rows",
+    "check_saved_adapter",
+    "check_tracking",
+    "note_missing_metrics",
+]
 
 
 def check_base(recipe: Recipe) -> None:
@@ -45,6 +54,15 @@ def check_base(recipe: Recipe) -> None:
     read_layer(recipe.objective, layers, num_layers=num_layers)
 
 
+def check_answers(recipe: Recipe, splits: Splits) -> None:
+    """Refuse records that lack the answers that the objective teaches.
+
+    Raises:
+        DataError: alternative answers are asked for, and a record brings none.
+    """
+    training_rows(recipe, splits)
+
+
 def check_rows(recipe: Recipe, prepared: Prepared) -> None:
     """Tokenise with the base's own tokenizer everything that training and evaluation will: wordings, wrong answers, refusals.
 
@@ -55,7 +73,7 @@ def check_rows(recipe: Recipe, prepared: Prepared) -> None:
     tokenizer = load_tokenizer(folder, recipe.model.pad_token)
     encoder = PromptEncoder(tokenizer, recipe.prompt, context=context_of(load_config(folder)))
     splits = prepared.splits
-    for record, answer in [*forget_answers(recipe, splits), *((record, None) for record in splits.retain)]:
+    for record, answer in training_rows(recipe, splits):
         encoder.encode(record, answer=answer)
     for evaluated in evaluation_sets(splits):
         for prompt in evaluated.prompts:

@@ -188,7 +188,7 @@ class _HelpFormatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=8)
 
     def _split_lines(self, text: str, width: int) -> list[str]:
-        return [part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""]]
+        return [part for line in text.splitlines() for part in textwrap.wrap(line, width, break_on_hyphens=False) or [""]]
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(indent + part for part in self._split_lines(text, width - len(indent)))

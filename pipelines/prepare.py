@@ -12,7 +12,7 @@ from pathlib import Path
 
 from grun.config import Recipe
 from grun.data.records import Record
-from pipelines.checks import check_base, check_metrics, check_rows, check_tracking, note_missing_metrics
+from pipelines.checks import check_answers, check_base, check_metrics, check_rows, check_tracking, note_missing_metrics
 from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import check_writable, note, summary
@@ -35,6 +35,7 @@ def check(recipe: Recipe) -> Prepared:
     """
     check_writable(recipe.output)
     prepared = plan(recipe)
+    check_answers(recipe, prepared.splits)
     check_base(recipe)
     check_metrics(recipe, prepared)
     if all(lesson.is_done for lesson in prepared.lessons):

@@ -1,7 +1,8 @@
 """Prepared data and models: from a recipe to splits on shared storage, a pinned request, and a base to freeze.
 
     <output>/prepared/<request id>-<digest>/   request.json, forget.jsonl, retain.jsonl, holdout.jsonl, utility/<name>.jsonl,
-                                               nonmembers.jsonl where there are any
+                                               nonmembers.jsonl where there are any,
+                                               environment.jsonl where the objective names a file of its own
     <output>/models/<digest>/                  a taught base, or its retain-only twin
 
 Both are named by the digest of what decides them, so preparing twice costs nothing and workers read exactly the
@@ -19,7 +20,7 @@ from typing import overload
 
 from grun.config import Recipe
 from grun.data.records import QARecord, Record, digest_records, read_jsonl, to_json
-from grun.data.splits import Splits, make_request, read_splits
+from grun.data.splits import Splits, make_request, read_splits, with_environment
 from grun.errors import ConfigError, DataError
 from grun.requests import UnlearningRequest
 
@@ -64,10 +65,11 @@ def plan(recipe: Recipe) -> Prepared:
         DataError: the data are not what they should be.
         ConfigError: both a retain-only model and its logs are named.
     """
-    splits = read_splits(recipe.data)
+    invariance = recipe.objective.invariance
+    splits = with_environment(read_splits(recipe.data), invariance.path if invariance else None)
     request = make_request(recipe.request, recipe.data, splits)
     utility = [record for rows in splits.utility.values() for record in rows]
-    digest = digest_records([*splits.forget, *splits.retain, *splits.holdout, *utility, *splits.nonmembers])
+    digest = digest_records([*splits.forget, *splits.retain, *splits.holdout, *utility, *splits.nonmembers, *splits.environment])
     folder = recipe.output.absolute() / "prepared" / f"{recipe.request.id}-{digest[:12]}"
     retain_only = _retain_only(recipe)
     if recipe.model.path is not None:
@@ -142,6 +144,7 @@ def write_prepared(prepared: Prepared) -> None:
         "holdout": prepared.splits.holdout,
         **{f"utility/{name}": rows for name, rows in prepared.splits.utility.items()},
         **({"nonmembers": prepared.splits.nonmembers} if prepared.splits.nonmembers else {}),
+        **({"environment": prepared.splits.environment} if prepared.splits.environment else {}),
     }
     for name, records in sets.items():
         _write(partial / f"{name}.jsonl", "".join(json.dumps(to_json(r), ensure_ascii=False) + "\n" for r in records))
@@ -170,9 +173,10 @@ def read_prepared(folder: Path) -> tuple[UnlearningRequest, Splits]:
             raise DataError(
                 f"prepared data must be what the request was made about, got another {name} set in {str(folder)!r}; delete the folder"
             )
-    never_taught = folder / "nonmembers.jsonl"
-    nonmembers = read_jsonl(never_taught) if never_taught.is_file() else ()
-    return request, Splits(sets["forget"], sets["retain"], sets["holdout"], utility, nonmembers)
+    never_taught, environment = (
+        read_jsonl(path) if path.is_file() else () for path in (folder / "nonmembers.jsonl", folder / "environment.jsonl")
+    )
+    return request, Splits(sets["forget"], sets["retain"], sets["holdout"], utility, never_taught, environment)
 
 
 def _logs_name(path: str) -> str:

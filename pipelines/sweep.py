@@ -21,6 +21,7 @@ from grun.config import Recipe
 from grun.errors import ModelError
 from pipelines.caching import ensure_cache
 from pipelines.certifying import certified, check_calibration
+from pipelines.checks import check_answers
 from pipelines.cli import parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, progress
@@ -227,6 +228,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     space.check(recipe)
     prepared = check(recipe)
     check_calibration(recipe, prepared, min(space.thresholds))
+    for variant in space.variants(recipe):
+        check_answers(variant, prepared.splits)
     with connected(recipe):
         check_resources(recipe)
         tracker = Tracker.open(recipe.tracking, recipe.output)

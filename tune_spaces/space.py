@@ -24,6 +24,8 @@ __all__ = ["Space", "apply_point", "choice"]
 
 _DECIDES_WHAT_IS_RUN = ("adapter.layers", "adapter.relative_depths", "objective.forget", "objective.retain")
 
+_DECIDES_WHAT_IS_PREPARED = ("objective.invariance.path",)
+
 DEFAULT_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -65,12 +67,16 @@ class Space:
         return [apply_point(recipe, dict(zip(deciding, values, strict=True))) for values in product(*deciding.values())]
 
     def check(self, recipe: Recipe) -> None:
-        """Refuse a space with a path that no recipe has.
+        """Refuse a space with a path that no recipe has, or that decides what is prepared once for all trials.
 
         Raises:
             ConfigError: with the path and the near miss.
         """
         for path in self.dimensions:
+            if path in _DECIDES_WHAT_IS_PREPARED:
+                raise ConfigError(
+                    f"a space may vary only what is not prepared before it, got `{path}` in space `{self.name}`; set it in the recipe"
+                )
             annotation: Any = Recipe
             walked: list[str] = []
             for part in path.split("."):

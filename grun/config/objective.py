@@ -1,4 +1,7 @@
-"""What training minimises: a forget term, a retain term and the gate term (method.md, section 2.1)."""
+"""What training minimises: a forget term, a retain term, the gate term, and a regulariser (method.md, sections 2.1 and 6.2-6.6).
+
+Weights are ours, as a gate term stands beside them; where a source weighs its term otherwise, its docstring says how.
+"""
 
 from typing import Annotated, Literal
 
@@ -7,9 +10,13 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from grun.config.base import Config
 
 __all__ = [
+    "CeuConfig",
+    "DpoConfig",
     "ForgetTermConfig",
     "GradDiffConfig",
     "IdkConfig",
+    "InvarianceConfig",
+    "NegativeConfig",
     "NpoConfig",
     "ObjectiveConfig",
     "RetainCeConfig",
@@ -17,6 +24,12 @@ __all__ = [
     "RetainKlConfig",
     "RetainTermConfig",
     "RmuConfig",
+    "SatImpConfig",
+    "SimNpoConfig",
+    "TnpoConfig",
+    "UndialConfig",
+    "WgaConfig",
+    "WtnpoConfig",
 ]
 
 
@@ -60,7 +73,119 @@ class RmuConfig(Config):
     """Seed of the direction u."""
 
 
-ForgetTermConfig = Annotated[GradDiffConfig | NpoConfig | IdkConfig | RmuConfig, Field(discriminator="kind")]
+class SimNpoConfig(Config):
+    """SimNPO, simple NPO (arXiv:2410.07163): bounded, by the mean over an answer's tokens, without a reference."""
+
+    kind: Literal["simnpo"] = "simnpo"
+    weight: PositiveFloat = 1.0
+    """Weight of the term; full fine-tuning takes 0.125 to 0.1375."""
+    beta: PositiveFloat = 2.5
+    """Inverse temperature. Published: 2.5 (with `gamma` 0), the default; open-unlearning takes 4.5."""
+    gamma: NonNegativeFloat = 0.0
+    """Margin in nats a token that an answer should be less likely by."""
+
+
+class DpoConfig(Config):
+    """DPO, direct preference optimisation (arXiv:2305.18290): prefer another answer to the one to forget."""
+
+    kind: Literal["dpo"] = "dpo"
+    weight: PositiveFloat = 1.0
+    """Weight of the term."""
+    beta: PositiveFloat = 0.1
+    """Inverse temperature; open-unlearning takes 0.1, the default."""
+    preferred: Literal["refusal", "alternative"] = "refusal"
+    """The preferred answer: a refusal, or one of the record's `alternative_answers`; the latter is AltPO (arXiv:2409.13474)."""
+
+
+class UndialConfig(Config):
+    """UNDIAL (arXiv:2402.10052): learn the reference's own distribution with the logit of the true token lowered."""
+
+    kind: Literal["undial"] = "undial"
+    weight: PositiveFloat = 1.0
+    """Weight of the term."""
+    beta: PositiveFloat = 10.0
+    """How far the logit is lowered; open-unlearning takes 10, the default."""
+
+
+class WgaConfig(Config):
+    """WGA, weighted gradient ascent (arXiv:2502.19301): GD with each token weighted by p^beta, so that it stops by itself."""
+
+    kind: Literal["wga"] = "wga"
+    weight: PositiveFloat = 1.0
+    """Weight of the term."""
+    beta: PositiveFloat = 1.0
+    """Exponent of the probability. Published: 5; open-unlearning takes 1, the default."""
+
+
+class TnpoConfig(Config):
+    """TNPO, token-wise NPO (arXiv:2502.19301): each token against the reference's probability of it."""
+
+    kind: Literal["tnpo"] = "tnpo"
+    weight: PositiveFloat = 1.0
+    """Weight of the term."""
+    beta: PositiveFloat = 4.0
+    """Inverse temperature. Published: 4, the default."""
+
+
+class WtnpoConfig(Config):
+    """WTNPO, weighted TNPO (arXiv:2502.19301): TNPO whose tokens are weighted by p^alpha on top."""
+
+    kind: Literal["wtnpo"] = "wtnpo"
+    weight: PositiveFloat = 1.0
+    """Weight of the term."""
+    beta: PositiveFloat = 4.0
+    """Inverse temperature. Published: 4, the default."""
+    alpha: PositiveFloat = 1.5
+    """Exponent of the further weight. Published: 1.5, the default."""
+
+
+class SatImpConfig(Config):
+    """SatImp (arXiv:2505.11953): GD with each token weighted by its saturation p^beta1 and its importance (1 - p)^beta2."""
+
+    kind: Literal["satimp"] = "satimp"
+    weight: PositiveFloat = 1.0
+    """Weight of the term."""
+    beta1: NonNegativeFloat = 5.0
+    """Exponent of the saturation; 0 leaves it out. Published: 5, the default."""
+    beta2: NonNegativeFloat = 0.1
+    """Exponent of the importance; 0 leaves it out. Published: 0.1, the default; open-unlearning takes 1."""
+
+
+class CeuConfig(Config):
+    """CE-U (arXiv:2503.01224): learn the model's own distribution without the true token. No settings but its weight."""
+
+    kind: Literal["ceu"] = "ceu"
+    weight: PositiveFloat = 1.0
+    """Weight of the term."""
+
+
+class NegativeConfig(Config):
+    """LUNE's negative answers (arXiv:2512.07375): cross-entropy of an alternative answer in place of the true one.
+
+    Every record to forget must bring `alternative_answers`, of which the seed draws one.
+    """
+
+    kind: Literal["negative"] = "negative"
+    weight: PositiveFloat = 1.0
+    """Weight of the term."""
+
+
+ForgetTermConfig = Annotated[
+    GradDiffConfig
+    | NpoConfig
+    | SimNpoConfig
+    | IdkConfig
+    | DpoConfig
+    | NegativeConfig
+    | RmuConfig
+    | UndialConfig
+    | WgaConfig
+    | TnpoConfig
+    | WtnpoConfig
+    | SatImpConfig
+    | CeuConfig,
+    Field(discriminator="kind"),
+]
 """What is done with the forget set."""
 
 
@@ -94,14 +219,31 @@ RetainTermConfig = Annotated[RetainCeConfig | RetainKlConfig | RetainHiddenConfi
 """What is done with the retain set."""
 
 
+class InvarianceConfig(Config):
+    """ILU, invariance for unlearning (arXiv:2506.01339): let further tuning on ordinary data not pull at the adapter.
+
+    Adds the squared gradient of each environment's cross-entropy with respect to a dummy w = 1, summed over environments.
+    """
+
+    weight: PositiveFloat = 0.1
+    """Weight of the penalty. Reported: about 0.05 regularises too little, above 0.1 costs forgetting. Readings differ in scale."""
+    reading: Literal["logits", "parameters"] = "logits"
+    """What w multiplies, a choice that the paper leaves open. `logits`: one number, on all logits; costs next to nothing.
+    `parameters`: each of the adapter's parameters; differentiates twice, so the base must be whole on every worker."""
+    path: str | None = None
+    """JSONL file of records that have nothing to do with the request, an environment beside the retain rows; unset: these alone."""
+
+
 class ObjectiveConfig(Config):
-    """w(step) * (forget + retain) + gate_weight * gate."""
+    """w(step) * (forget + retain + invariance) + gate_weight * gate."""
 
     forget: ForgetTermConfig = IdkConfig()
     """The forget term."""
     retain: RetainTermConfig = RetainCeConfig()
     """The retain term."""
+    invariance: InvarianceConfig | None = None
+    """The regulariser of ILU, on top of any forget term; unset: none."""
     gate_weight: NonNegativeFloat = 10.0
     """Weight of the gate term: binary cross-entropy, forget 1 and retain 0, from logits in float32."""
     gate_warmup_steps: NonNegativeInt = 0
-    """Optimizer steps over which the forget and retain terms are faded in while the gate already learns; 0: none."""
+    """Optimizer steps over which all but the gate term is faded in while the gate already learns; 0: none."""

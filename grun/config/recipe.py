@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import Field, NonNegativeInt, ValidationError
+from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from grun.config.adapter import AdapterConfig
 from grun.config.base import Config, explain
@@ -72,6 +72,17 @@ class Recipe(Config):
     """MLflow."""
     cluster: ClusterConfig = ClusterConfig()
     """The local Ray cluster."""
+
+    @model_validator(mode="after")
+    def _engine_differentiates_twice(self) -> Self:
+        invariance, train = self.objective.invariance, self.train
+        sharded = train.engine == "deepspeed" and train.zero_stage == 3
+        if invariance is not None and invariance.reading == "parameters" and sharded:
+            raise ValueError(
+                "`objective.invariance.reading: parameters` differentiates twice, which a base sharded by ZeRO-3 cannot, got "
+                "`train.engine` deepspeed with `train.zero_stage` 3; set `train.engine: torch`, or `reading: logits`"
+            )
+        return self
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, where: str = "the configuration") -> Self:

@@ -128,6 +128,12 @@ class ForgetRetainBatch:
     forget_tokens: int
     retain_rows: int
     retain_tokens: int
+    preferred: tuple[Example, ...] = ()
+    """Other answers to the prompts of the forget rows, row by row, that the objective prefers; empty where it compares none."""
+    preferred_tokens: int = 0
+    environment: tuple[Example, ...] = ()
+    """Rows that have nothing to do with the request; empty where the objective asks for none."""
+    environment_tokens: int = 0
 
 
 class PairedSampler:
@@ -135,7 +141,8 @@ class PairedSampler:
 
     `resample` draws new partners in every epoch; `fixed` keeps each row's partner for good (the official code
     does so by accident and thereby trains on 195 of 3,800 retain rows; arXiv:2502.17823, method.md 2.3).
-    An epoch whose rows do not fill its last batch is filled up with rows from its own beginning.
+    An epoch whose rows do not fill its last batch is filled up with rows from its own beginning. Rows of an environment,
+    where there are any, are drawn like retain rows, in an order of their own.
     """
 
     def __init__(
@@ -146,10 +153,21 @@ class PairedSampler:
         batch_size: int,
         seed: int,
         pairing: Literal["resample", "fixed"],
+        preferred: Sequence[Example] = (),
+        environment: Sequence[Example] = (),
     ) -> None:
-        """Create the sampler; `batch_size` counts forget rows of the global batch."""
+        """Create the sampler.
+
+        Args:
+            batch_size: forget rows of the global batch.
+            preferred: a preferred answer for each forget row, or none at all.
+            environment: rows that have nothing to do with the request.
+        """
+        assert len(preferred) in (0, len(forget)), f"{len(preferred)} preferred answers, {len(forget)} forget rows"
         self.forget = tuple(forget)
         self.retain = tuple(retain)
+        self.preferred = tuple(preferred)
+        self.environment = tuple(environment)
         self.batch_size = batch_size
         self.seed = seed
         self.pairing = pairing
@@ -173,17 +191,35 @@ class PairedSampler:
         epoch, offset = divmod(step, self.steps_per_epoch)
         pairs = self.pairs(epoch)
         start = offset * self.batch_size
-        chosen = [pairs[index % len(pairs)] for index in range(start, start + self.batch_size)]
+        places = [index % len(pairs) for index in range(start, start + self.batch_size)]
+        chosen = [pairs[place] for place in places]
         forget = [self.forget[index] for index, _ in chosen]
         retain = [self.retain[index] for _, index in chosen]
+        preferred = [self.preferred[index] for index, _ in chosen] if self.preferred else []
+        environment = self._environment(epoch, places) if self.environment else []
         return ForgetRetainBatch(
             forget=tuple(forget[rank::world_size]),
             retain=tuple(retain[rank::world_size]),
             forget_rows=len(forget),
-            forget_tokens=sum(example.num_answer_tokens for example in forget),
+            forget_tokens=_num_answer_tokens(forget),
             retain_rows=len(retain),
-            retain_tokens=sum(example.num_answer_tokens for example in retain),
+            retain_tokens=_num_answer_tokens(retain),
+            preferred=tuple(preferred[rank::world_size]),
+            preferred_tokens=_num_answer_tokens(preferred),
+            environment=tuple(environment[rank::world_size]),
+            environment_tokens=_num_answer_tokens(environment),
         )
+
+    def _environment(self, epoch: int, places: Sequence[int]) -> list[Example]:
+        """Rows of the environment at some places of an epoch."""
+        seed = _mix(_mix(self.seed, -1 if self.pairing == "fixed" else epoch), 0)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(len(self.environment), (len(self.forget),), generator=generator).tolist()
+        return [self.environment[drawn[place]] for place in places]
+
+
+def _num_answer_tokens(examples: Sequence[Example]) -> int:
+    return sum(example.num_answer_tokens for example in examples)
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -38,6 +38,11 @@ class Example:
         return self.ids[: self.num_prompt_tokens]
 
     @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """The answer alone, end of text included."""
+        return self.ids[self.num_prompt_tokens :]
+
+    @property
     def num_answer_tokens(self) -> int:
         """How many tokens the answer has, end of text included."""
         return len(self.ids) - self.num_prompt_tokens

@@ -14,7 +14,7 @@ from grun.data.testbed import build_testbed
 from grun.errors import DataError
 from grun.requests import Source, UnlearningRequest
 
-__all__ = ["Splits", "hash_fraction", "in_part", "make_request", "read_splits"]
+__all__ = ["Splits", "hash_fraction", "in_part", "make_request", "read_splits", "with_environment"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Splits:
 
     The holdout set cannot stand in for them: a base that was taught the whole data set knows its holdout records too.
     """
+    environment: tuple[Record, ...] = ()
+    """Records that have nothing to do with the request, for the regulariser of ILU; empty without a file of them."""
 
 
 def hash_fraction(digest: str) -> float:
@@ -73,6 +75,20 @@ def read_splits(config: DataConfig) -> Splits:
             splits = replace(splits, nonmembers=_read_hub(config, config.nonmembers) if config.nonmembers else ())
     _check(splits)
     return splits
+
+
+def with_environment(splits: Splits, path: str | None) -> Splits:
+    """Return the splits with the records of an environment file, where one is named.
+
+    Raises:
+        DataError: the file or a record is bad, or it shares records with what is forgotten or never trained on.
+    """
+    if path is None:
+        return splits
+    environment = read_jsonl(Path(path))
+    untouched = {"forget": splits.forget, "holdout": splits.holdout, "nonmembers": splits.nonmembers}
+    _refuse_overlap("environment", environment, untouched)
+    return replace(splits, environment=environment)
 
 
 def _held_out(

@@ -9,19 +9,40 @@ Shapes: B sequences, N answer tokens of all of them, V vocabulary, D hidden size
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Flag, auto
+from enum import Flag, StrEnum, auto
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["AnswerTokens", "Needs", "ObjectiveInputs", "ObjectiveOutput", "Term", "Totals"]
+__all__ = [
+    "AnswerSource",
+    "AnswerTokens",
+    "EnvironmentGradient",
+    "Needs",
+    "ObjectiveInputs",
+    "ObjectiveOutput",
+    "Term",
+    "Totals",
+]
+
+
+class AnswerSource(StrEnum):
+    """Where the answers of a sub-batch come from."""
+
+    OWN = auto()
+    """The record's own."""
+    REFUSAL = auto()
+    """A refusal."""
+    ALTERNATIVE = auto()
+    """One of the record's alternative answers."""
 
 
 class Needs(Flag):
     """What a term reads of a sub-batch beyond the cross-entropy; the training step computes nothing else."""
 
     NOTHING = 0
+    TARGETS = auto()
     LOGITS = auto()
     HIDDEN = auto()
     REFERENCE_NLL = auto()
@@ -43,6 +64,8 @@ class AnswerTokens:
     """(N,) long, the sequence of the token: 0..num_rows-1."""
     num_rows: int
     """Number of sequences B."""
+    targets: Tensor | None = None
+    """(N,) long, the answer tokens themselves."""
     logits: Tensor | None = None
     """(N, V)."""
     hidden: Tensor | None = None
@@ -55,7 +78,7 @@ class AnswerTokens:
     """(N, D)."""
 
     def __post_init__(self) -> None:
-        for name in ("row", "logits", "hidden", "nll_ref", "logits_ref", "hidden_ref"):
+        for name in ("row", "targets", "logits", "hidden", "nll_ref", "logits_ref", "hidden_ref"):
             value = getattr(self, name)
             assert value is None or value.shape[:1] == self.nll.shape, f"{name} does not have one entry per answer token"
 
@@ -67,6 +90,10 @@ class AnswerTokens:
         """Return the reference's -log p(answer) of each sequence, (B,) in nats."""
         assert self.nll_ref is not None
         return self._sequence_sum(self.nll_ref)
+
+    def sequence_lengths(self) -> Tensor:
+        """Return how many answer tokens each sequence has, (B,) float32."""
+        return self._sequence_sum(torch.ones_like(self.nll))
 
     def _sequence_sum(self, values: Tensor) -> Tensor:
         sums = torch.zeros(self.num_rows, dtype=torch.float32, device=values.device)
@@ -81,9 +108,24 @@ class Totals:
     forget_tokens: int
     retain_rows: int
     retain_tokens: int
+    preferred_tokens: int = 0
+    """Of the preferred answers; 0 where there are none."""
+    environment_tokens: int = 0
+    """Of the records of an environment file; 0 where there is none."""
 
     def __post_init__(self) -> None:
-        assert min(vars(self).values()) > 0, f"a global batch without rows or answer tokens: {self}"
+        counts = (self.forget_rows, self.forget_tokens, self.retain_rows, self.retain_tokens)
+        assert min(counts) > 0, f"a global batch without rows or answer tokens: {self}"
+
+
+@dataclass(frozen=True)
+class EnvironmentGradient:
+    """Gradient of an environment's cross-entropy with respect to M dummy numbers w = 1 (:mod:`grun.objectives.invariance`)."""
+
+    share: Tensor
+    """(M,) this worker's share, with gradient."""
+    total: Tensor
+    """(M,) the sum over workers, detached."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +139,26 @@ class ObjectiveInputs:
     gate_logits_retain: Tensor
     """(B_retain, L) gate logits u(h)."""
     totals: Totals
+    preferred: AnswerTokens | None = None
+    """Preferred answers to the prompts of the forget rows, row by row; None where the forget term compares none."""
+    environments: tuple[EnvironmentGradient, ...] = ()
+    """Environments of the regulariser; none without it."""
 
     def __post_init__(self) -> None:
+        if self.preferred is not None:
+            rows = (self.preferred.num_rows, self.forget.num_rows)
+            assert rows[0] == rows[1], f"{rows[0]} preferred answers, {rows[1]} forget rows"
         for tokens, gate_logits in ((self.forget, self.gate_logits_forget), (self.retain, self.gate_logits_retain)):
             assert len(gate_logits) == tokens.num_rows, f"{len(gate_logits)} rows of gate logits, {tokens.num_rows} sequences"
 
     def forget_nll(self) -> Tensor:
         """Return this worker's share of the mean cross-entropy of the forget answer tokens, in nats."""
         return self.forget.nll.float().sum() / self.totals.forget_tokens
+
+    def preferred_nll(self) -> Tensor:
+        """Return this worker's share of the mean cross-entropy of the preferred answer tokens, in nats."""
+        assert self.preferred is not None
+        return self.preferred.nll.float().sum() / self.totals.preferred_tokens
 
     def retain_nll(self) -> Tensor:
         """Return this worker's share of the mean cross-entropy of the retain answer tokens, in nats."""
@@ -131,5 +185,7 @@ class Term:
     """Key under which the value is reported."""
     needs: Needs = Needs.NOTHING
     """What is read of the term's own sub-batch."""
-    replaces_answers: bool = False
-    """Whether the answers of the sub-batch have to be refusals instead of the true ones."""
+    answers: AnswerSource = AnswerSource.OWN
+    """Which answers the rows of the sub-batch have to carry."""
+    preferred: Callable[[Any], AnswerSource] | None = None
+    """From the term's config to the answers that it prefers to those of the rows; None: it compares none."""

@@ -5,7 +5,7 @@ from grun.training.checkpoint import Checkpoints, load_checkpoint, save_checkpoi
 from grun.training.engine import Engine, TorchEngine
 from grun.training.loop import FitResult, fit
 from grun.training.optimizer import AdapterOptimizer
-from grun.training.task import Task, build_task, forget_answers
+from grun.training.task import Task, build_task, forget_answers, preferred_answers, training_rows
 
 __all__ = [
     "AdapterOptimizer",
@@ -22,5 +22,7 @@ __all__ = [
     "fit",
     "forget_answers",
     "load_checkpoint",
+    "preferred_answers",
     "save_checkpoint",
+    "training_rows",
 ]

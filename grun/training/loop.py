@@ -46,7 +46,8 @@ def fit(
     """
     for step in range(start, optimizer.total_steps):
         batch = sampler.batch(step, rank=engine.rank, world_size=engine.world_size)
-        output = objective(forward(engine.base, adapter, batch, objective, read_layer=read_layer), step + 1)
+        inputs = forward(engine.base, adapter, batch, objective, read_layer=read_layer, sum_=engine.sum_)
+        output = objective(inputs, step + 1)
         engine.backward(output.loss)
         metrics = optimizer.step(engine, step, {"train/loss": output.loss, **output.terms})
         progress = Progress(step + 1, optimizer.total_steps, metrics, adapter, optimizer)

@@ -10,7 +10,17 @@ import pytest
 from pydantic import ValidationError
 
 from grun import config, requests
-from grun.config import AdapterConfig, JsonlData, Recipe, RequestConfig, TofuData, TrainConfig, merge, read_recipe_file
+from grun.config import (
+    AdapterConfig,
+    InvarianceConfig,
+    JsonlData,
+    Recipe,
+    RequestConfig,
+    TofuData,
+    TrainConfig,
+    merge,
+    read_recipe_file,
+)
 from grun.config.base import Config
 from grun.errors import ConfigError, near_miss
 
@@ -125,6 +135,18 @@ def test_zero_stages() -> None:
         Recipe.parse({"train": {"zero_stage": 4}})
 
 
+def test_a_second_derivative_through_a_sharded_base_is_refused_with_the_remedy() -> None:
+    twice = {"objective": {"invariance": {"reading": "parameters"}}}
+    with pytest.raises(
+        ConfigError,
+        match=r"sharded by ZeRO-3 cannot, got `train.engine` deepspeed .* 3; set `train.engine: torch`, or `reading: logits`",
+    ):
+        Recipe.parse(twice)
+    for train in ({"engine": "torch"}, {"zero_stage": 0}):
+        assert Recipe.parse({**twice, "train": train}).objective.invariance == InvarianceConfig(reading="parameters")
+    assert Recipe.parse({"objective": {"invariance": {}}}).objective.invariance == InvarianceConfig(reading="logits")
+
+
 KINDS: dict[str, dict[str, Any]] = {
     "default": {},
     "layers": {"adapter": {"layers": [1, 2], "gate_threshold": None, "gate": {"kind": "mlp_5"}}},
@@ -133,6 +155,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "hub": {"data": {"kind": "hub", "path": "somebody/facts"}, "model": {"path": "somebody/model", "dtype": "bfloat16"}},
     "gd": {"objective": {"forget": {"kind": "gd", "weight": 0.5}, "retain": {"kind": "kl"}}},
     "npo": {"objective": {"forget": {"kind": "npo", "beta": 0.1}, "retain": {"kind": "hidden", "read_layer": 7}}},
+    "simnpo": {"objective": {"forget": {"kind": "simnpo", "beta": 4.5, "gamma": 0.5}}},
+    "dpo": {"objective": {"forget": {"kind": "dpo", "preferred": "alternative"}}},
+    "wtnpo": {"objective": {"forget": {"kind": "wtnpo", "beta": 2, "alpha": 1}}},
+    "satimp": {"objective": {"forget": {"kind": "satimp", "beta1": 5, "beta2": 1}}},
+    "invariance": {"objective": {"forget": {"kind": "ceu"}, "invariance": {"weight": 0.2, "path": "arithmetic.jsonl"}}},
     "rmu": {"objective": {"forget": {"kind": "rmu", "coefficient": 6.5}}, "prompt": {"template": "chat"}},
     "output": {"output": "/data/runs", "tracking": {"uri": "http://mlflow:5000"}, "sweep": {"max_concurrent": 2}},
 }

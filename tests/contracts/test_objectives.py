@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from itertools import product
 from typing import Any, get_args
 
@@ -13,10 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from grun.config import (
+    CeuConfig,
     Config,
+    DpoConfig,
     ForgetTermConfig,
     GradDiffConfig,
     IdkConfig,
+    InvarianceConfig,
+    NegativeConfig,
     NpoConfig,
     ObjectiveConfig,
     RetainCeConfig,
@@ -24,17 +29,25 @@ from grun.config import (
     RetainKlConfig,
     RetainTermConfig,
     RmuConfig,
+    SatImpConfig,
+    SimNpoConfig,
+    TnpoConfig,
+    UndialConfig,
+    WgaConfig,
+    WtnpoConfig,
 )
 from grun.objectives import (
     FORGET_TERMS,
     RETAIN_TERMS,
     AnswerTokens,
+    EnvironmentGradient,
     Needs,
     Objective,
     ObjectiveInputs,
     Totals,
     build_objective,
 )
+from grun.objectives.invariance import of_logits
 from grun.objectives.rmu import direction
 
 FORGET_KINDS = get_args(get_args(ForgetTermConfig)[0])
@@ -68,13 +81,25 @@ def difference_of_probabilities(tokens: AnswerTokens) -> Tensor:
 GOALS: dict[type[Config], tuple[int, Goal]] = {
     GradDiffConfig: (+1, cross_entropy),
     NpoConfig: (+1, cross_entropy),
+    SimNpoConfig: (+1, cross_entropy),
     IdkConfig: (-1, cross_entropy),
+    DpoConfig: (+1, cross_entropy),
+    NegativeConfig: (-1, cross_entropy),
     RmuConfig: (-1, distance_to_the_target),
+    UndialConfig: (+1, cross_entropy),
+    WgaConfig: (+1, cross_entropy),
+    TnpoConfig: (+1, cross_entropy),
+    WtnpoConfig: (+1, cross_entropy),
+    SatImpConfig: (+1, cross_entropy),
+    CeuConfig: (+1, cross_entropy),
     RetainCeConfig: (-1, cross_entropy),
     RetainKlConfig: (-1, difference_of_probabilities),
     RetainHiddenConfig: (-1, distance_to_the_reference),
 }
 """What a step down the loss must raise (+1) or lower (-1)."""
+
+MOVING_WEIGHTS = (WgaConfig, TnpoConfig, WtnpoConfig, SatImpConfig)
+"""Terms that weight tokens by constants that are drawn anew each step: what falls is the value with the weights as they were."""
 
 
 class Side:
@@ -91,12 +116,21 @@ class Side:
         count = len(self.row)
         self.labels = torch.randint(VOCABULARY, (count,), generator=generator)
         self.logits, self.logits_ref = leaf(count, VOCABULARY), leaf(count, VOCABULARY).detach()
+        with torch.no_grad():  # answers that the model knows, or terms that leave forgotten tokens alone would do nothing
+            for logits in (self.logits, self.logits_ref):
+                logits[range(count), self.labels] += 2
         self.hidden, self.hidden_ref = leaf(count, WIDTH), leaf(count, WIDTH).detach()
         self.gates = leaf(len(lengths), BLOCKS)
+        self.dtype, self.seed = dtype, seed
 
     @property
     def leaves(self) -> tuple[Tensor, ...]:
         return self.logits, self.hidden, self.gates
+
+    @cached_property
+    def preferred(self) -> "Side":
+        """Other answers to the same prompts, of other lengths."""
+        return Side(self.lengths[::-1], self.seed + 100, self.dtype)
 
     def tokens(self, needs: Needs) -> AnswerTokens:
         def nll(logits: Tensor) -> Tensor:
@@ -106,6 +140,7 @@ class Side:
             nll=nll(self.logits),
             row=self.row,
             num_rows=len(self.lengths),
+            targets=self.labels if Needs.TARGETS in needs else None,
             logits=self.logits if Needs.LOGITS in needs else None,
             hidden=self.hidden if Needs.HIDDEN in needs else None,
             nll_ref=nll(self.logits_ref) if Needs.REFERENCE_NLL in needs else None,
@@ -116,9 +151,25 @@ class Side:
 
 def inputs_of(objective: Objective, forget: Side, retain: Side) -> ObjectiveInputs:
     """Exactly what the objective says it needs."""
-    totals = Totals(len(forget.lengths), len(forget.row), len(retain.lengths), len(retain.row))
+    preferred = None if objective.preferred is None else forget.preferred
+    totals = Totals(
+        len(forget.lengths),
+        len(forget.row),
+        len(retain.lengths),
+        len(retain.row),
+        preferred_tokens=0 if preferred is None else len(preferred.row),
+    )
     forget_tokens, retain_tokens = forget.tokens(objective.needs_forget), retain.tokens(objective.needs_retain)
-    return ObjectiveInputs(forget_tokens, retain_tokens, forget.gates, retain.gates, totals)
+    share = of_logits(retain_tokens, len(retain.row)) if objective.config.invariance is not None else None
+    return ObjectiveInputs(
+        forget_tokens,
+        retain_tokens,
+        forget.gates,
+        retain.gates,
+        totals,
+        preferred=None if preferred is None else preferred.tokens(objective.needs_forget),
+        environments=() if share is None else (EnvironmentGradient(share, share.detach()),),
+    )
 
 
 def tensors(tokens: AnswerTokens) -> dict[str, Tensor]:
@@ -132,15 +183,20 @@ def rows(tokens: AnswerTokens, start: int, stop: int) -> AnswerTokens:
     return replace(tokens, **{**share, "row": share["row"] - start}, num_rows=stop - start)
 
 
+def environments(retain: AnswerTokens, whole: ObjectiveInputs) -> tuple[EnvironmentGradient, ...]:
+    """The share of a worker that holds some of the retain rows; what all hold together comes with the whole."""
+    return (EnvironmentGradient(of_logits(retain, whole.totals.retain_tokens), whole.environments[0].total),)
+
+
 def gradients(loss: Tensor, forget: Side, retain: Side) -> list[Tensor]:
-    leaves = [*forget.leaves, *retain.leaves]
+    leaves = [*forget.leaves, *retain.leaves, forget.preferred.logits]
     return list(torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True, materialize_grads=True))
 
 
 @pytest.fixture(params=PAIRS, ids=lambda pair: "-".join(kind.model_fields["kind"].default for kind in pair))
 def objective(request: pytest.FixtureRequest) -> Objective:
     forget, retain = request.param
-    return build_objective(ObjectiveConfig(forget=forget(), retain=retain()))
+    return build_objective(ObjectiveConfig(forget=forget(), retain=retain(), invariance=InvarianceConfig()))
 
 
 def test_every_kind_is_registered_and_has_a_goal_here() -> None:
@@ -161,6 +217,9 @@ def test_finite_scalars_with_gradients_from_both_sides_and_all_gates(objective: 
         assert all(gradient.isfinite().all() for gradient in (logits, hidden, gates))
         assert torch.cat([logits, hidden], dim=-1).any(dim=-1).all(), "an answer token that teaches nothing"
         assert gates.all()
+    if objective.preferred is not None:
+        [towards] = torch.autograd.grad(output.loss, [forget.preferred.logits])
+        assert towards.any(dim=-1).all()
 
 
 def test_a_step_down_the_loss_approaches_every_goal(objective: Objective) -> None:
@@ -169,13 +228,18 @@ def test_a_step_down_the_loss_approaches_every_goal(objective: Objective) -> Non
     output = objective(before, step=1)
     downhill = gradients(output.loss, forget, retain)
     with torch.no_grad():
-        for leaf, gradient in zip((*forget.leaves, *retain.leaves), downhill, strict=True):
+        for leaf, gradient in zip((*forget.leaves, *retain.leaves, forget.preferred.logits), downhill, strict=True):
             leaf.sub_(1e-3 * gradient)
     after = inputs_of(objective, forget, retain)
     improved = objective(after, step=1)
-    assert improved.loss < output.loss
+    moving = isinstance(objective.config.forget, MOVING_WEIGHTS)
+    if moving:
+        weights = torch.autograd.grad(objective.forget.value(before, objective.config.forget), before.forget.nll)[0]
+        assert torch.dot(weights, after.forget.nll - before.forget.nll) < 0
+    else:
+        assert improved.loss < output.loss
     for term, config in ((objective.forget, objective.config.forget), (objective.retain, objective.config.retain)):
-        assert improved.terms[term.metric] < output.terms[term.metric]
+        assert (moving and term is objective.forget) or improved.terms[term.metric] < output.terms[term.metric]
         sign, goal = GOALS[type(config)]
         is_forget = term is objective.forget
         needs = Needs.LOGITS | Needs.REFERENCE_LOGITS | Needs.HIDDEN | Needs.REFERENCE_HIDDEN
@@ -194,7 +258,7 @@ def test_each_term_reads_its_own_side(objective: Objective) -> None:
     for key, term in terms.items():
         if not key.startswith("gate/"):
             assert torch.equal(term, with_other_retain[key]) == key.startswith("forget/")
-            assert torch.equal(term, with_other_forget[key]) == key.startswith("retain/")
+            assert torch.equal(term, with_other_forget[key]) == key.startswith(("retain/", "invariance/"))
 
 
 lengths = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
@@ -206,7 +270,8 @@ lengths = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 def test_workers_add_up_to_the_global_batch(
     forget_kind: type, retain_kind: type, forget_lengths: tuple[int, ...], retain_lengths: tuple[int, ...], data: st.DataObject
 ) -> None:
-    objective = build_objective(ObjectiveConfig(forget=forget_kind(), retain=retain_kind(), gate_warmup_steps=3))
+    config = ObjectiveConfig(forget=forget_kind(), retain=retain_kind(), invariance=InvarianceConfig(), gate_warmup_steps=3)
+    objective = build_objective(config)
     forget, retain = Side(forget_lengths, seed=0), Side(retain_lengths, seed=1)
     whole = inputs_of(objective, forget, retain)
     cut_forget = data.draw(st.integers(0, len(forget_lengths)))
@@ -218,6 +283,8 @@ def test_workers_add_up_to_the_global_batch(
             retain=rows(whole.retain, c, d),
             gate_logits_forget=whole.gate_logits_forget[a:b],
             gate_logits_retain=whole.gate_logits_retain[c:d],
+            preferred=None if whole.preferred is None else rows(whole.preferred, a, b),
+            environments=environments(rows(whole.retain, c, d), whole),
         )
         for (a, b), (c, d) in (
             ((0, cut_forget), (0, cut_retain)),
@@ -247,6 +314,7 @@ def test_the_order_of_tokens_and_rows_does_not_matter(objective: Objective) -> N
         inputs,
         forget=shuffle(inputs.forget, torch.tensor([2, 0, 1])),
         retain=shuffle(inputs.retain, torch.tensor([1, 0])),
+        preferred=None if inputs.preferred is None else shuffle(inputs.preferred, torch.tensor([2, 0, 1])),
         gate_logits_forget=inputs.gate_logits_forget[[1, 2, 0]],
         gate_logits_retain=inputs.gate_logits_retain.flip(0),
     )
@@ -256,7 +324,7 @@ def test_the_order_of_tokens_and_rows_does_not_matter(objective: Objective) -> N
 def test_half_precision_inputs_are_computed_in_float32(objective: Objective) -> None:
     half = [Side((3, 1, 4), seed=seed, dtype=torch.bfloat16) for seed in (0, 1)]
     full = [Side((3, 1, 4), seed=seed, dtype=torch.bfloat16) for seed in (0, 1)]
-    for side in full:
+    for side in (*full, full[0].preferred):
         for name in ("logits", "logits_ref", "hidden", "hidden_ref", "gates"):
             setattr(side, name, getattr(side, name).float())
     rounded = objective(inputs_of(objective, *half), step=1)

@@ -79,7 +79,15 @@ def sampler(
     seed: int = 0,
     pairing: Literal["resample", "fixed"] = "resample",
 ) -> PairedSampler:
-    return PairedSampler(rows_of("f", num_forget), rows_of("r", num_retain), batch_size=batch_size, seed=seed, pairing=pairing)
+    return PairedSampler(
+        rows_of("f", num_forget),
+        rows_of("r", num_retain),
+        batch_size=batch_size,
+        seed=seed,
+        pairing=pairing,
+        preferred=rows_of("p", num_forget),
+        environment=rows_of("e", 30),
+    )
 
 
 def partners(of: PairedSampler, epoch: int) -> dict[int, int]:
@@ -152,6 +160,26 @@ def test_rows_stay_with_their_partners() -> None:
     for step in range(paired.steps_per_epoch):
         batch = paired.batch(step)
         assert [known[example.digest] for example in batch.forget] == [example.digest for example in batch.retain]
+        assert [example.digest for example in batch.preferred] == [example.digest.replace("f", "p") for example in batch.forget]
+
+
+def test_rows_of_the_environment_are_drawn_like_partners_and_unrelated_to_them() -> None:
+    def drawn(of: PairedSampler, epoch: int) -> list[str]:
+        steps = range(epoch * of.steps_per_epoch, (epoch + 1) * of.steps_per_epoch)
+        return [example.digest for step in steps for example in of.batch(step).environment][: len(of.forget)]
+
+    resampled, fixed = sampler(30, 30), sampler(30, 30, pairing="fixed")
+    assert drawn(resampled, 0) != drawn(resampled, 1)
+    assert drawn(resampled, 1) == drawn(sampler(30, 30), 1)
+    assert drawn(resampled, 1) != drawn(sampler(30, 30, seed=1), 1)
+    assert drawn(fixed, 0) == drawn(fixed, 3)
+    for each in (resampled, fixed):
+        assert sum(row == f"e{retain}" for row, (_, retain) in zip(drawn(each, 1), each.pairs(1), strict=True)) < 10
+
+
+def test_without_preferred_answers_and_environment_there_are_none() -> None:
+    batch = PairedSampler(rows_of("f", 3), rows_of("r", 3), batch_size=2, seed=0, pairing="fixed").batch(0)
+    assert (batch.preferred, batch.preferred_tokens, batch.environment, batch.environment_tokens) == ((), 0, (), 0)
 
 
 @given(
@@ -167,7 +195,7 @@ def test_shares_of_any_number_of_workers_make_up_the_global_batch(
     paired = sampler(num_forget, batch_size=batch_size, pairing=pairing)
     whole = paired.batch(step)
     shares = [paired.batch(step, rank=rank, world_size=world_size) for rank in range(world_size)]
-    for name in ("forget", "retain"):
+    for name in ("forget", "retain", "preferred", "environment"):
         assert Counter(row for share in shares for row in getattr(share, name)) == Counter(getattr(whole, name))
         rows = [len(getattr(share, name)) for share in shares]
         assert max(rows) - min(rows) <= 1
@@ -175,6 +203,8 @@ def test_shares_of_any_number_of_workers_make_up_the_global_batch(
         assert share.forget_rows == share.retain_rows == batch_size
         assert share.forget_tokens == sum(example.num_answer_tokens for example in whole.forget)
         assert share.retain_tokens == sum(example.num_answer_tokens for example in whole.retain)
+        assert share.preferred_tokens == sum(example.num_answer_tokens for example in whole.preferred)
+        assert share.environment_tokens == sum(example.num_answer_tokens for example in whole.environment)
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(1, 4))

@@ -4,6 +4,7 @@ import json
 import random
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import pytest
 from grun import config
 from grun.config import HubData, JsonlData, RequestConfig, TofuData
 from grun.data.records import QARecord, Record, TextRecord, digest_records, to_json
-from grun.data.splits import hash_fraction, in_part, make_request, read_splits
+from grun.data.splits import hash_fraction, in_part, make_request, read_splits, with_environment
 from grun.errors import DataError
 
 FORGET = [QARecord(f"Who painted bridge {n}?", f"Ilva painted bridge {n}.") for n in range(5)]
@@ -155,6 +156,25 @@ def test_a_tofu_folder_with_a_holdout_file_has_nonmembers(tmp_path: Path) -> Non
     (tmp_path / "holdout01.json").write_text(json.dumps(to_json(outsider)) + "\n")
     (tmp_path / "holdout05.json").write_text("of another split")
     assert read_splits(data).nonmembers == (outsider,)
+
+
+def test_an_environment_is_read_from_a_file_of_its_own(folder: Folder) -> None:
+    path = folder(environment=[QARecord("What is 2 plus 2?", "4."), TextRecord("Rain falls.")])
+    splits = read_splits(jsonl(path))
+    assert with_environment(splits, None) == splits
+    assert splits.environment == ()
+    found = with_environment(splits, str(path / "environment.jsonl"))
+    assert found.environment == (QARecord("What is 2 plus 2?", "4."), TextRecord("Rain falls."))
+    assert found.forget == splits.forget
+
+
+def test_an_environment_shared_with_what_is_forgotten_or_held_out_is_refused(folder: Folder) -> None:
+    splits = replace(read_splits(jsonl(folder())), nonmembers=(QARecord("Who swims?", "Runa does."),))
+    for name in ("forget", "holdout", "nonmembers"):
+        path = folder(environment=getattr(splits, name)[:1]) / "environment.jsonl"
+        with pytest.raises(DataError, match=f"environment and {name} must not overlap, got 1 shared record"):
+            with_environment(splits, str(path))
+    assert with_environment(splits, str(folder(environment=splits.retain[:1]) / "environment.jsonl")).environment
 
 
 def test_empty_sets(folder: Folder) -> None:

@@ -23,7 +23,14 @@ def golden() -> Golden:
     """The worked example: three answer tokens over four words, on both sides, and three gates a row."""
 
     def build(row: tuple[int, ...] = (0, 0, 0), **fields: Tensor) -> ObjectiveInputs:
-        values = {"nll": nll(LOGITS), "nll_ref": nll(REFERENCE), "logits": LOGITS, "logits_ref": REFERENCE, **fields}
+        values = {
+            "nll": nll(LOGITS),
+            "nll_ref": nll(REFERENCE),
+            "logits": LOGITS,
+            "logits_ref": REFERENCE,
+            "targets": LABELS,
+            **fields,
+        }
         rows = max(row) + 1
         tokens = AnswerTokens(row=torch.tensor(row), num_rows=rows, **values)
         gates_forget = torch.tensor([0.9, 0.8, 0.6]).logit().expand(rows, 3)

@@ -29,3 +29,15 @@ def test_gate_logits_of_another_batch_are_refused() -> None:
 def test_an_empty_global_batch_is_refused() -> None:
     with pytest.raises(AssertionError, match="forget_tokens=0"):
         Totals(forget_rows=1, forget_tokens=0, retain_rows=1, retain_tokens=1)
+
+
+def test_lengths_count_the_tokens_of_each_sequence() -> None:
+    tokens = AnswerTokens(torch.full((4,), 7.0), torch.tensor([2, 0, 2, 3]), 4)
+    assert tokens.sequence_lengths().tolist() == [1, 0, 2, 1]
+
+
+def test_preferred_answers_of_other_rows_are_refused() -> None:
+    tokens = AnswerTokens(torch.ones(3), torch.tensor([0, 1, 1]), 2)
+    gates, totals = torch.zeros(2, 1), Totals(2, 3, 2, 3)
+    with pytest.raises(AssertionError, match="1 preferred answers, 2 forget rows"):
+        ObjectiveInputs(tokens, tokens, gates, gates, totals, preferred=AnswerTokens(torch.ones(2), torch.tensor([0, 0]), 1))

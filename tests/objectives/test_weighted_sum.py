@@ -1,9 +1,11 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+from torch import tensor
 
-from grun.config import IdkConfig, NpoConfig, ObjectiveConfig, RetainCeConfig, RetainKlConfig
-from grun.objectives import Needs, ObjectiveInputs, build_objective
+from grun.config import DpoConfig, IdkConfig, InvarianceConfig, NpoConfig, ObjectiveConfig, RetainCeConfig, RetainKlConfig
+from grun.objectives import AnswerSource, EnvironmentGradient, Needs, ObjectiveInputs, build_objective
 
 Golden = Callable[..., ObjectiveInputs]
 
@@ -43,7 +45,7 @@ def test_steps_count_from_one(golden: Golden) -> None:
 
 def test_refusals_are_not_reported_as_the_answers(golden: Golden) -> None:
     objective = build_objective(ObjectiveConfig(forget=IdkConfig(), retain=RetainCeConfig()))
-    assert objective.replaces_answers
+    assert objective.answers is AnswerSource.REFUSAL
     assert set(objective(golden(), 1).terms) == {"forget/refusal_nll_nats", "retain/nll_nats", "gate/bce"}
 
 
@@ -51,4 +53,35 @@ def test_each_side_asks_only_for_what_its_own_term_needs() -> None:
     objective = build_objective(ObjectiveConfig(forget=NpoConfig(), retain=RetainKlConfig()))
     assert objective.needs_forget == Needs.REFERENCE_NLL
     assert objective.needs_retain == Needs.LOGITS | Needs.REFERENCE_LOGITS
-    assert not objective.replaces_answers
+    assert objective.answers is AnswerSource.OWN
+
+
+def test_the_penalty_is_weighted_and_faded_in_with_the_edit(golden: Golden) -> None:
+    config = ObjectiveConfig(
+        forget=NpoConfig(weight=2, beta=0.1),
+        retain=RetainKlConfig(weight=3),
+        invariance=InvarianceConfig(weight=0.5),
+        gate_weight=5,
+        gate_warmup_steps=4,
+    )
+    environments = (EnvironmentGradient(tensor([2.0, 1]), tensor([2.0, 1])), EnvironmentGradient(tensor([3.0]), tensor([3.0])))
+    output = build_objective(config)(replace(golden(), environments=environments), step=1)
+    assert output.terms["invariance/penalty"].item() == 4 + 1 + 9
+    assert output.loss.item() == pytest.approx(0.25 * (2 * NPO + 3 * KL + 0.5 * 14) + 5 * GATE, rel=1e-6)
+
+
+def test_the_regulariser_reads_the_retain_rows_and_takes_a_second_derivative_of_parameters_only() -> None:
+    plain, logits, parameters = (
+        build_objective(ObjectiveConfig(retain=RetainCeConfig(), invariance=invariance))
+        for invariance in (None, InvarianceConfig(), InvarianceConfig(reading="parameters"))
+    )
+    assert [objective.needs_retain for objective in (plain, logits, parameters)] == [Needs.NOTHING, Needs.LOGITS, Needs.NOTHING]
+    assert [objective.differentiates_twice for objective in (plain, logits, parameters)] == [False, False, True]
+
+
+def test_what_dpo_prefers_is_a_setting() -> None:
+    preferred = [
+        build_objective(ObjectiveConfig(forget=forget)).preferred
+        for forget in (NpoConfig(), DpoConfig(), DpoConfig(preferred="alternative"))
+    ]
+    assert preferred == [None, AnswerSource.REFUSAL, AnswerSource.ALTERNATIVE]

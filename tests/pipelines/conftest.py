@@ -23,6 +23,7 @@ def _rows(names: str, verb: str) -> list[dict[str, Any]]:
             "paraphrased_question": f"In what town does {name} {verb}?",
             "paraphrased_answer": f"The town is {TOWNS[index % 8]}.",
             "perturbed_answer": [f"In {TOWNS[(index + shift) % 8]}." for shift in (1, 2, 3)],
+            "alternative_answers": [f"Near {TOWNS[(index + shift) % 8]}." for shift in (4, 5)],
         }
         for index, name in enumerate(names.split())
     ]

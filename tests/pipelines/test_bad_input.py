@@ -197,6 +197,51 @@ class TestData:
         assert "`model.taught.context`" in message
 
 
+class TestObjective:
+    @pytest.mark.parametrize("verb", ["prepare", "train", "sweep"])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            ("--objective.forget.kind", "negative"),
+            ("--objective.forget.kind", "dpo", "--objective.forget.preferred", "alternative"),
+        ],
+        ids=["negative", "altpo"],
+    )
+    def test_records_without_the_answers_that_it_teaches(
+        self, run: Verb, data: Callable[..., list[object]], verb: str, options: tuple[str, ...]
+    ) -> None:
+        some = {**question("Ilva", 8), "alternative_answers": ["Ilva 8 sings."]}
+        # wrong answers are what the truth ratio is scored on, and no substitute
+        wrong = [{**record, "perturbed_answer": ["Ilva sings."]} for record in FORGET]
+        message = run(verb, *data(forget=[*wrong, some]), *options).message
+        assert "every record to forget must bring some, got 3 of 4 without (the first: digest " in message
+        assert "add `alternative_answers` to these records, or choose another objective" in message
+        assert FORGET[0]["question"] not in message
+
+    def test_a_space_with_an_objective_that_the_records_have_no_answers_for(
+        self, run: Verb, data: Callable[..., list[object]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(SPACES, "mine", Space("mine", "terms", {"objective.forget.kind": choice("idk", "negative")}))
+        message = run("sweep", *data(), "--sweep.space", "mine").message
+        assert "`objective.forget.kind: negative` teaches alternative answers" in message
+
+    def test_a_space_that_varies_what_is_read_before_it(self, run: Verb, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(SPACES, "mine", Space("mine", "files", {"objective.invariance.path": choice("a.jsonl", "b.jsonl")}))
+        message = run("sweep", "--sweep.space", "mine").message
+        assert "may vary only what is not prepared before it, got `objective.invariance.path`" in message
+        assert "set it in the recipe" in message
+
+    def test_an_environment_that_is_not_there(self, run: Verb, data: Callable[..., list[object]], tmp_path: Path) -> None:
+        message = run("train", *data(), "--objective.invariance.path", tmp_path / "nowhere.jsonl").message
+        assert "a data file must be readable, got " in message
+        assert "nowhere.jsonl" in message
+
+    def test_a_second_derivative_through_a_sharded_base(self, run: Verb, data: Callable[..., list[object]]) -> None:
+        message = run("train", *data(), "--objective.invariance.reading", "parameters").message
+        assert "differentiates twice, which a base sharded by ZeRO-3 cannot" in message
+        assert "set `train.engine: torch`" in message
+
+
 class TestModel:
     def test_a_base_folder_that_is_missing(self, run: Verb, tmp_path: Path) -> None:
         message = run("train", "--model.path", tmp_path / "nowhere").message

@@ -19,14 +19,14 @@ from grun.errors import CacheError
 from grun.evaluation.evaluate import AdapterScorer, Scorer
 from grun.evaluation.sets import evaluation_sets
 from grun.interventions import build_adapter
-from grun.lm import CachedPass, FullPass, PrefixCache, load_frozen_lm, suffix
+from grun.lm import CachedPass, FullPass, Pass, PrefixCache, load_frozen_lm, suffix
 from grun.lm.prefix_cache import CACHE_FILE, shard_path
 from grun.training import TorchEngine, build_task, fit
 from pipelines import cache as cache_verb
 from pipelines import caching
 from pipelines.caching import ensure_cache, plan_cache
 from pipelines.loaded import loaded_base
-from pipelines.prepared import Prepared, plan
+from pipelines.prepared import Prepared, plan, read_prepared, write_prepared
 from pipelines.tasks import HelperTask
 from tune_spaces import SPACES
 
@@ -86,6 +86,50 @@ def test_the_cache_holds_all_that_training_and_evaluation_run(recipe: Recipe, pr
         fit(base, each.adapter, each.objective, each.sampler, each.optimizer)
     for name, value in whole.adapter.state_dict().items():
         torch.testing.assert_close(task.adapter.state_dict()[name], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"forget": {"kind": "negative"}},
+        {"forget": {"kind": "dpo", "preferred": "alternative"}, "invariance": {}},
+        {"forget": {"kind": "undial"}, "invariance": {"path": "environment.jsonl"}},
+    ],
+    ids=["negative", "altpo", "undial"],
+)
+def test_the_cache_holds_other_answers_and_environments_too(
+    recipe: Recipe, objective: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a path is the driver's, workers read what it has prepared
+    (tmp_path / "environment.jsonl").write_text('{"question": "What is 2 plus 2?", "answer": "4."}\n', encoding="utf-8")
+    recipe = recipe.replace({"objective": {**objective, "retain": {"kind": "ce"}}})
+    prepared = plan(recipe)
+    folder = ensure_cache(recipe, prepared, [recipe])
+    assert folder is not None
+    write_prepared(prepared)
+    monkeypatch.chdir("/")
+    request, splits = read_prepared(prepared.folder)
+    assert splits == prepared.splits
+    cache, lm = PrefixCache.open(folder), load_frozen_lm(prepared.base)
+    tasks = [build_task(recipe, splits, request, lm) for _ in range(2)]
+    bases: tuple[Pass, ...] = (FullPass(lm), CachedPass(load_frozen_lm(prepared.base, cut=1), cache))
+    for base, task in zip(bases, tasks, strict=True):
+        fit(TorchEngine(base), task.adapter, task.objective, task.sampler, task.optimizer)
+    for name, value in tasks[0].adapter.state_dict().items():
+        torch.testing.assert_close(tasks[1].adapter.state_dict()[name], value, rtol=0, atol=5e-6)
+
+
+def test_an_environment_makes_another_request_folder_and_another_trajectory(recipe: Recipe, tmp_path: Path) -> None:
+    def prepared_with(text: str) -> tuple[Path, str]:
+        path = tmp_path / "environment.jsonl"
+        path.write_text(text, encoding="utf-8")
+        prepared = plan(varied := recipe.replace({"objective": {"invariance": {"path": str(path)}}}))
+        task = build_task(varied, prepared.splits, prepared.request, load_frozen_lm(prepared.base))
+        return prepared.folder, task.trajectory
+
+    one, other = (prepared_with(f'{{"text": "Rain falls on {place} all day."}}') for place in ("Harn", "Oost"))
+    assert one[0] != other[0]
+    assert one[1] != other[1]
 
 
 def test_a_sweep_scores_its_adapters_from_the_cache(recipe: Recipe, prepared: Prepared) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from grun import config
-from grun.config import IdkConfig, JsonlData, Mlp3GateConfig, NpoConfig, Recipe, TofuData
+from grun.config import IdkConfig, InvarianceConfig, JsonlData, Mlp3GateConfig, NpoConfig, Recipe, TofuData
 from grun.errors import ConfigError
 from pipelines import cli
 from pipelines.cli import next_step, parse_command
@@ -41,7 +41,7 @@ def recipe_file(folder: Path, text: str) -> str:
 def schema_paths(definition: dict[str, Any], schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Dotted path and docstring of every leaf, from the JSON schema that pydantic makes."""
     for name, field in definition["properties"].items():
-        references = [entry["$ref"] for entry in [field, *field.get("oneOf", [])] if "$ref" in entry]
+        references = [entry["$ref"] for entry in [field, *field.get("oneOf", []), *field.get("anyOf", [])] if "$ref" in entry]
         for reference in references:
             yield from schema_paths(schema["$defs"][reference.rsplit("/", 1)[-1]], schema, f"{prefix}{name}.")
         if not references:
@@ -159,8 +159,13 @@ class TestKinds:
         file = recipe_file(tmp_path, "data: {path: x, forget: forget10}")
         assert recipe("--recipe", file, "--data.kind", "tofu").data == TofuData(path="x", forget="forget10")
 
+    def test_a_section_that_may_be_unset_is_there_once_a_field_of_it_is(self) -> None:
+        assert recipe("--objective.forget.kind", "simnpo").objective.invariance is None
+        given = recipe("--objective.invariance.weight", "0.2").objective.invariance
+        assert given == InvarianceConfig(weight=0.2, reading="logits", path=None)
+
     def test_a_field_of_another_kind_is_refused_with_the_remedy(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        message = "`objective.forget.beta` is a field of kind npo, got it with kind idk; .*`--objective.forget.kind npo`"
+        message = "`objective.forget.beta` is a field of kind npo or simnpo or .*, got it with kind idk; .*`--objective.forget.kind npo`"
         with pytest.raises(ConfigError, match=message):
             recipe("--objective.forget.beta", "0.2")
         monkeypatch.setenv("GRUN_OBJECTIVE__FORGET__BETA", "0.2")
@@ -289,7 +294,7 @@ class TestHelp:
             "; `none` trains all to the end. [one of asha, none; default: asha]\n",
             "  --adapter.relative_depths LIST\n",
             "[default: 0.625,0.78125,0.96875]\n",
-            "  --objective.forget.weight NUMBER\n        kind gd, idk, rmu: Weight of the term. [default: 1.0]\n        kind npo: ",
+            "  --objective.forget.weight NUMBER\n        kind gd, idk, dpo, negative, rmu, undial, wga, tnpo, wtnpo, satimp, ceu: Weight of the term. [default: 1.0]\n        kind npo: ",
             "  --objective.retain.weight NUMBER\n        Weight of the term. [default: 1.0]\n",
             "        kind linear: One hyperplane: u(h) = w h + b.\n",
             "[default: linear]\n",

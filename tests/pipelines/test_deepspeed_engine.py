@@ -29,6 +29,7 @@ OBJECTIVES = {
     "gd_ce": {"forget": {"kind": "gd"}, "retain": {"kind": "ce"}},
     "npo_kl": {"forget": {"kind": "npo"}, "retain": {"kind": "kl"}},
     "rmu_hidden": {"forget": {"kind": "rmu"}, "retain": {"kind": "hidden"}},
+    "dpo_invariant": {"forget": {"kind": "dpo"}, "retain": {"kind": "ce"}, "invariance": {"reading": "logits"}},
 }
 WHOLE, SHARDED = {"zero_stage": 0}, {"zero_stage": 3}
 CACHED, UNCACHED = {"mode": "require"}, {"mode": "off"}
@@ -158,7 +159,7 @@ def test_two_workers_follow_the_trajectory_of_one_process(cases: Cases, objectiv
         trained = cases.trained(f"{stage}-{objective}", rank)
         assert trained.losses == pytest.approx(alone.losses, rel=1e-5)
         for name, value in alone.adapter.items():
-            torch.testing.assert_close(trained.adapter[name], value, rtol=0, atol=1e-6)
+            torch.testing.assert_close(trained.adapter[name], value, rtol=0, atol=5e-6)
 
 
 def test_a_sharded_bfloat16_base_trains_what_a_whole_one_trains(cases: Cases) -> None:

@@ -14,14 +14,14 @@ from grun.training import Task, build_task
 MakeTask = Callable[..., Task]
 
 FORGET = tuple(
-    QARecord(f"Where does {name} live?", answer)
-    for name, answer in (
-        ("Ilva", "In Harn."),
-        ("Bram", "In Oost, by the old mill."),
-        ("Nore", "Nowhere."),
-        ("Teun", "With an aunt."),
-        ("Mira", "She moved to Selk, as many did."),
-        ("Pavo", "In Lunt."),
+    QARecord(f"Where does {name} live?", answer, alternative_answers=alternatives)
+    for name, answer, alternatives in (
+        ("Ilva", "In Harn.", ("In Brae, they say.", "In Vint.")),
+        ("Bram", "In Oost, by the old mill.", ("On a boat.",)),
+        ("Nore", "Nowhere.", ("In Moor, with her sister.", "In Tarn.", "In a tent.")),
+        ("Teun", "With an aunt.", ("Alone.",)),
+        ("Mira", "She moved to Selk, as many did.", ("She never left Brae.", "In Vint.")),
+        ("Pavo", "In Lunt.", ("In Moor.",)),
     )
 )
 RETAIN = tuple(
@@ -36,6 +36,10 @@ RETAIN = tuple(
         ("stone", "The bridge at the end of the road."),
         ("reed", "Roofs."),
     )
+)
+ENVIRONMENT = tuple(
+    QARecord(f"What is {left} plus {right}?", f"It is {left + right}.")
+    for left, right in ((2, 3), (7, 1), (40, 2), (6, 6), (90, 9))
 )
 HOLDOUT = (QARecord("What is made of straw?", "Hats."),)
 
@@ -60,7 +64,9 @@ def make_task(tiny_lm: FrozenLM) -> MakeTask:
                 "train": {"epochs": 4, "batch_size": 4, "learning_rate": 1e-3, **train},
             }
         )
-        splits = Splits(forget, RETAIN, HOLDOUT)
+        invariance = recipe.objective.invariance
+        unrelated = ENVIRONMENT if invariance and invariance.path else ()
+        splits = Splits(forget, RETAIN, HOLDOUT, environment=unrelated)
         return build_task(recipe, splits, make_request(recipe.request, recipe.data, splits), tiny_lm)
 
     return make
