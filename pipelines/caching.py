@@ -23,7 +23,7 @@ from grun.lm.cache_build import cache_bytes, cut_into_shards
 from grun.lm.frozen import BaseShape, context_of, load_config, read_shape
 from grun.lm.prefix_cache import CACHE_FILE, CacheSpec, make_spec, read_probe
 from grun.objectives import Needs, build_objective, read_layer
-from grun.training import forget_answers
+from grun.training import training_rows
 from pipelines.cache_tasks import build_shard, finish_cache
 from pipelines.console import note
 from pipelines.prepared import Prepared
@@ -77,10 +77,10 @@ def plan_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe], *
 def _examples(recipe: Recipe, splits: Splits, base: Path, variants: Sequence[Recipe], *, evaluates: bool) -> list[Example]:
     """Every prompt with answer that will be run: training rows of all variants, the probe's, and evaluation rows with all answers."""
     encoder = PromptEncoder(load_tokenizer(base, recipe.model.pad_token), recipe.prompt, context=context_of(load_config(base)))
-    pairs = dict.fromkeys(pair for variant in variants for pair in forget_answers(variant, splits))
+    # variants of a recipe share most rows; the encoder gives equal rows as one
+    trained = [rows for variant in variants for side in training_rows(variant, splits, encoder) for rows in side]
     return [
-        *(encoder.encode(record, answer=answer) for record, answer in pairs),
-        *(encoder.encode(record) for record in splits.retain),
+        *dict.fromkeys(form for forms in trained for form in forms),
         *(
             prompt.encode(encoder, answer=answer)
             for evaluated in evaluation_sets(splits, part="validation", max_rows=None if evaluates else recipe.train.probe_rows)

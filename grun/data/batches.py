@@ -7,6 +7,7 @@ Shapes: B sequences, T padded length, N answer tokens of the whole batch.
 """
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -136,20 +137,22 @@ class PairedSampler:
     `resample` draws new partners in every epoch; `fixed` keeps each row's partner for good (the official code
     does so by accident and thereby trains on 195 of 3,800 retain rows; arXiv:2502.17823, method.md 2.3).
     An epoch whose rows do not fill its last batch is filled up with rows from its own beginning.
+
+    A row may come in several forms (a record's question, plain and wrapped): each visit takes one of them.
     """
 
     def __init__(
         self,
-        forget: Sequence[Example],
-        retain: Sequence[Example],
+        forget: Sequence[Example | Sequence[Example]],
+        retain: Sequence[Example | Sequence[Example]],
         *,
         batch_size: int,
         seed: int,
         pairing: Literal["resample", "fixed"],
     ) -> None:
         """Create the sampler; `batch_size` counts forget rows of the global batch."""
-        self.forget = tuple(forget)
-        self.retain = tuple(retain)
+        self.forget = tuple(_forms(row) for row in forget)
+        self.retain = tuple(_forms(row) for row in retain)
         self.batch_size = batch_size
         self.seed = seed
         self.pairing = pairing
@@ -174,8 +177,9 @@ class PairedSampler:
         pairs = self.pairs(epoch)
         start = offset * self.batch_size
         chosen = [pairs[index % len(pairs)] for index in range(start, start + self.batch_size)]
-        forget = [self.forget[index] for index, _ in chosen]
-        retain = [self.retain[index] for _, index in chosen]
+        rng = random.Random(f"forms {self.seed} {step}")
+        forget = [rng.choice(self.forget[index]) for index, _ in chosen]
+        retain = [rng.choice(self.retain[index]) for _, index in chosen]
         return ForgetRetainBatch(
             forget=tuple(forget[rank::world_size]),
             retain=tuple(retain[rank::world_size]),
@@ -189,3 +193,7 @@ class PairedSampler:
 def _mix(seed: int, epoch: int) -> int:
     """A seed for (seed, epoch) such that neighbouring pairs share nothing."""
     return (seed * 1_000_003 + epoch + 1) % (2**63)
+
+
+def _forms(row: Example | Sequence[Example]) -> tuple[Example, ...]:
+    return (row,) if isinstance(row, Example) else tuple(row)

@@ -5,7 +5,7 @@ from grun.training.checkpoint import Checkpoints, load_checkpoint, save_checkpoi
 from grun.training.engine import Engine, TorchEngine
 from grun.training.loop import FitResult, fit
 from grun.training.optimizer import AdapterOptimizer
-from grun.training.task import Task, build_task, forget_answers
+from grun.training.task import Task, build_task, forget_answers, training_rows
 
 __all__ = [
     "AdapterOptimizer",
@@ -23,4 +23,5 @@ __all__ = [
     "forget_answers",
     "load_checkpoint",
     "save_checkpoint",
+    "training_rows",
 ]

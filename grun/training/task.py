@@ -15,9 +15,10 @@ from grun.interventions import Adapter, build_adapter
 from grun.lm import FrozenLM
 from grun.objectives import Objective, build_objective, read_layer
 from grun.requests import UnlearningRequest
+from grun.training.augmentation import Augmentation, Forms
 from grun.training.optimizer import AdapterOptimizer
 
-__all__ = ["Task", "build_task", "forget_answers"]
+__all__ = ["Task", "build_task", "forget_answers", "training_rows"]
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,10 @@ def build_task(
     adapter = build_adapter(recipe.adapter, hidden_size=lm.hidden_size, num_layers=lm.num_layers, seed=recipe.seed)
     objective = build_objective(recipe.objective)
     encoder = encoder or PromptEncoder(lm.tokenizer, recipe.prompt, context=lm.context)
+    forget, retain = training_rows(recipe, splits, encoder)
     sampler = PairedSampler(
-        [encoder.encode(record, answer=answer) for record, answer in forget_answers(recipe, splits)],
-        [encoder.encode(record) for record in splits.retain],
+        forget,
+        retain,
         batch_size=recipe.train.batch_size,
         seed=recipe.seed,
         pairing=recipe.train.pairing,
@@ -73,9 +75,23 @@ def forget_answers(recipe: Recipe, splits: Splits) -> list[tuple[Record, str | N
     return [(record, rng.choice(REFUSALS) if replaces else None) for record in splits.forget]
 
 
+def training_rows(recipe: Recipe, splits: Splits, encoder: PromptEncoder) -> tuple[list[Forms], list[Forms]]:
+    """Everything that training may run: forget rows and retain rows, each in all its forms.
+
+    Raises:
+        DataError: a record does not fit the context.
+    """
+    augmentation = Augmentation(recipe.train.augmentation, seed=recipe.seed, retain=splits.retain)
+    return (
+        [augmentation.forms(encoder, record, answer=answer) for record, answer in forget_answers(recipe, splits)],
+        [augmentation.forms(encoder, record) for record in splits.retain],
+    )
+
+
 def _trajectory(recipe: Recipe, request: UnlearningRequest, lm: FrozenLM) -> str:
     train = recipe.train.model_dump(
-        mode="json", include={"epochs", "batch_size", "learning_rate", "warmup_steps", "weight_decay", "grad_clip", "pairing"}
+        mode="json",
+        include={"epochs", "batch_size", "learning_rate", "warmup_steps", "weight_decay", "grad_clip", "pairing", "augmentation"},
     )
     decides = {
         "seed": recipe.seed,
