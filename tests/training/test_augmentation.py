@@ -85,7 +85,7 @@ def test_paraphrases_are_never_trained_on_and_texts_stay_as_they_are(tiny_lm: Fr
     encoder = PromptEncoder(tiny_lm.tokenizer, PromptConfig(), context=tiny_lm.context)
     augmentation = Augmentation(AugmentationConfig(variants=8), seed=0, retain=())
     record = QARecord("Where is Ilva?", "Harn.", paraphrased_question="In which town?")
-    texts = [tiny_lm.tokenizer.decode(form.ids) for form in augmentation.forms(encoder, record)]
+    texts = [tiny_lm.tokenizer.decode(list(form.ids)) for form in augmentation.forms(encoder, record)]
     assert not [text for text in texts if "which town" in text]
     text = TextRecord("The river rose in the night, and by morning the mill stood in water.")
     assert augmentation.forms(encoder, text) == (encoder.encode(text),)
