@@ -77,9 +77,10 @@ def plan_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe], *
 def _examples(recipe: Recipe, splits: Splits, base: Path, variants: Sequence[Recipe], *, evaluates: bool) -> list[Example]:
     """Every prompt with answer that will be run: training rows of all variants, the probe's, and evaluation rows with all answers."""
     encoder = PromptEncoder(load_tokenizer(base, recipe.model.pad_token), recipe.prompt, context=context_of(load_config(base)))
-    pairs = dict.fromkeys(pair for variant in variants for pair in training_rows(variant, splits))
+    # variants of a recipe share most rows; the encoder gives equal rows as one
+    trained = dict.fromkeys(row for variant in variants for row in training_rows(variant, splits, encoder))
     return [
-        *(encoder.encode(record, answer=answer) for record, answer in pairs),
+        *trained,
         *(
             prompt.encode(encoder, answer=answer)
             for evaluated in evaluation_sets(splits, part="validation", max_rows=None if evaluates else recipe.train.probe_rows)

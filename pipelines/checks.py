@@ -14,7 +14,7 @@ from grun.interventions import check_fits
 from grun.lm import BaseInfo, load_tokenizer, resolve_folder
 from grun.lm.frozen import context_of, digest_weights, load_config, read_shape
 from grun.objectives import read_layer
-from grun.training import training_rows
+from grun.training import forget_answers, preferred_answers, training_rows
 from pipelines.console import note
 from pipelines.mlflow_store import Store
 from pipelines.prepared import Prepared
@@ -60,7 +60,8 @@ def check_answers(recipe: Recipe, splits: Splits) -> None:
     Raises:
         DataError: alternative answers are asked for, and a record brings none.
     """
-    training_rows(recipe, splits)
+    forget_answers(recipe, splits)
+    preferred_answers(recipe, splits)
 
 
 def check_rows(recipe: Recipe, prepared: Prepared) -> None:
@@ -73,8 +74,7 @@ def check_rows(recipe: Recipe, prepared: Prepared) -> None:
     tokenizer = load_tokenizer(folder, recipe.model.pad_token)
     encoder = PromptEncoder(tokenizer, recipe.prompt, context=context_of(load_config(folder)))
     splits = prepared.splits
-    for record, answer in training_rows(recipe, splits):
-        encoder.encode(record, answer=answer)
+    training_rows(recipe, splits, encoder)
     for evaluated in evaluation_sets(splits):
         for prompt in evaluated.prompts:
             for wording in prompt.answers:

@@ -1,6 +1,7 @@
 """Evaluate: score an adapter on the request's sets and record the report.
 
-    python pipelines/evaluate.py [--adapter FOLDER | --version N|candidate|champion] [--recipe FILE] [--field value]
+    python pipelines/evaluate.py [--adapter FOLDER | --version N|candidate|champion] [--attacks all|none|NAME,FAMILY]
+                                 [--recipe FILE] [--field value]
 
 Without a choice it takes the registry's candidate, else the champion, else it trains the recipe's own adapter first.
 """
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from grun.adapters import read_card
 from grun.config import Recipe
+from grun.evaluation.attacks.table import ATTACKS, select_attacks
 from grun.evaluation.report import EvalReport
+from pipelines.attacks import attack, attack_metrics, attack_rows
 from pipelines.certifying import certificate_row
 from pipelines.checks import check_saved_adapter
 from pipelines.cli import next_step, parse_command, run_command
@@ -91,11 +94,18 @@ def _options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("which adapter")
     group.add_argument("--adapter", metavar="FOLDER", help="an adapter folder")
     group.add_argument("--version", metavar="N", type=_version, help="a version number or alias of the registered model")
+    parser.add_argument_group("what else is tried").add_argument(
+        "--attacks",
+        metavar="NAMES",
+        default="none",
+        help=f"all, none, or names and families with commas between them: {', '.join(ATTACKS)} [default: none]",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb."""
     recipe, options = parse_command("Score an adapter on the request's sets and record the report.", argv, extra=_options)
+    attacks = select_attacks(options.attacks)
     prepared = check(recipe)
     if options.adapter is not None:
         check_saved_adapter(recipe, prepared, Path(options.adapter))
@@ -109,11 +119,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         with tracker.run(f"{recipe.name}-evaluation", tags={"kind": "evaluation"}) as run_id:
             record_request(tracker, run_id, prepared.request)
             report, base = evaluate(recipe, prepared, adapter, folder), report_base(recipe, prepared)
+            report = attack(recipe, prepared, adapter, report, folder, attacks)
             base.save(folder / "base.json")
             version = Registry(tracker).version_with(recipe.registered_model, adapter)
             report = complete(report, base, recipe, prepared, adapter, run_id=run_id, version=version)
             page = publish(report, folder / threshold_key(report.gate_threshold))
-            tracker.log_metrics(run_id, {m.name: m.value for m in report.metrics if m.value is not None})
+            known = {metric.name: metric.value for metric in report.metrics if metric.value is not None}
+            tracker.log_metrics(run_id, known | attack_metrics(report))
             tracker.log_json(run_id, report.model_dump(mode="json"), "report.json")
             tracker.log_json(run_id, base.model_dump(mode="json"), "base.json")
             tracker.log_text(run_id, page.read_text(encoding="utf-8"), "report.html")
@@ -126,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "verdict": report.verdict.sentence if report.verdict else "none",
             **report_rows(report, base),
             **certificate_row(report.certificate),
+            **attack_rows(report),
             "report": str(folder / threshold / "report.json"),
             "rows": str(folder / threshold / "rows.jsonl"),
             "the base's own": str(folder / "base.json"),

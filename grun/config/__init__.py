@@ -5,6 +5,7 @@ and a line in its table (`GATES`, `FORGET_TERMS`, ...), which the contract tests
 """
 
 from grun.config.adapter import AdapterConfig, GateConfig, LinearGateConfig, Mlp3GateConfig, Mlp5GateConfig
+from grun.config.augmentation import AugmentationConfig
 from grun.config.base import Config
 from grun.config.cache import CacheConfig
 from grun.config.calibration import CalibrationConfig
@@ -41,6 +42,7 @@ from grun.config.train import TrainConfig
 
 __all__ = [
     "AdapterConfig",
+    "AugmentationConfig",
     "CacheConfig",
     "CalibrationConfig",
     "CeuConfig",

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from grun.config.augmentation import AugmentationConfig
 from grun.config.base import Config
 
 __all__ = ["TrainConfig"]
@@ -26,6 +27,8 @@ class TrainConfig(Config):
     """Largest global norm of the adapter's gradient."""
     pairing: Literal["resample", "fixed"] = "resample"
     """Whether a forget row meets a new retain row in every epoch or always the same one."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """Other forms of the training questions."""
     num_workers: PositiveInt = 2
     """Ray Train workers."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"

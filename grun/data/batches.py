@@ -7,6 +7,7 @@ Shapes: B sequences, T padded length, N answer tokens of the whole batch.
 """
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -143,30 +144,32 @@ class PairedSampler:
     does so by accident and thereby trains on 195 of 3,800 retain rows; arXiv:2502.17823, method.md 2.3).
     An epoch whose rows do not fill its last batch is filled up with rows from its own beginning. Rows of an environment,
     where there are any, are drawn like retain rows, in an order of their own.
+
+    A row may come in several forms (a record's question, plain and wrapped): each visit takes one of them.
     """
 
     def __init__(
         self,
-        forget: Sequence[Example],
-        retain: Sequence[Example],
+        forget: Sequence[Example | Sequence[Example]],
+        retain: Sequence[Example | Sequence[Example]],
         *,
         batch_size: int,
         seed: int,
         pairing: Literal["resample", "fixed"],
-        preferred: Sequence[Example] = (),
+        preferred: Sequence[Example | Sequence[Example]] = (),
         environment: Sequence[Example] = (),
     ) -> None:
         """Create the sampler.
 
         Args:
             batch_size: forget rows of the global batch.
-            preferred: a preferred answer for each forget row, or none at all.
+            preferred: a preferred answer for each forget row, in the same forms, or none at all.
             environment: rows that have nothing to do with the request.
         """
         assert len(preferred) in (0, len(forget)), f"{len(preferred)} preferred answers, {len(forget)} forget rows"
-        self.forget = tuple(forget)
-        self.retain = tuple(retain)
-        self.preferred = tuple(preferred)
+        self.forget = tuple(_forms(row) for row in forget)
+        self.retain = tuple(_forms(row) for row in retain)
+        self.preferred = tuple(_forms(row) for row in preferred)
         self.environment = tuple(environment)
         self.batch_size = batch_size
         self.seed = seed
@@ -193,9 +196,11 @@ class PairedSampler:
         start = offset * self.batch_size
         places = [index % len(pairs) for index in range(start, start + self.batch_size)]
         chosen = [pairs[place] for place in places]
-        forget = [self.forget[index] for index, _ in chosen]
-        retain = [self.retain[index] for _, index in chosen]
-        preferred = [self.preferred[index] for index, _ in chosen] if self.preferred else []
+        rng = random.Random(f"forms {self.seed} {step}")
+        asked = [(index, rng.randrange(len(self.forget[index]))) for index, _ in chosen]
+        forget = [self.forget[index][form] for index, form in asked]
+        retain = [rng.choice(self.retain[index]) for _, index in chosen]
+        preferred = [self.preferred[index][form] for index, form in asked] if self.preferred else []
         environment = self._environment(epoch, places) if self.environment else []
         return ForgetRetainBatch(
             forget=tuple(forget[rank::world_size]),
@@ -225,3 +230,7 @@ def _num_answer_tokens(examples: Sequence[Example]) -> int:
 def _mix(seed: int, epoch: int) -> int:
     """A seed for (seed, epoch) such that neighbouring pairs share nothing."""
     return (seed * 1_000_003 + epoch + 1) % (2**63)
+
+
+def _forms(row: Example | Sequence[Example]) -> tuple[Example, ...]:
+    return (row,) if isinstance(row, Example) else tuple(row)

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grun.config import PromptConfig
 from grun.data.records import QARecord, Record, TextRecord
+from grun.data.wrappers.asked import Asked
 from grun.errors import DataError
 
 __all__ = ["Example", "PromptEncoder"]
@@ -67,10 +68,12 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         self.config = config
         self.max_length = min(context, config.max_length or context)
-        self._known: dict[tuple[Record, str | None, str | None], Example] = {}
+        self._known: dict[tuple[Record, str | Asked | None, str | None], Example] = {}
 
-    def encode(self, record: Record, *, question: str | None = None, answer: str | None = None) -> Example:
+    def encode(self, record: Record, *, question: str | Asked | None = None, answer: str | None = None) -> Example:
         """Encode one record, with another question or answer in place of its own where given; each combination once.
+
+        A plain text has no question: it stays as it is.
 
         Raises:
             DataError: longer than the context, an empty answer, or a prompt that is not a prefix of the joint ids.
@@ -84,11 +87,12 @@ class PromptEncoder:
             )
         return self._known[wanted]
 
-    def prompt_ids(self, question: str) -> list[int]:
+    def prompt_ids(self, question: str | Asked) -> list[int]:
         """Token ids of the prompt that asks `question`."""
-        if self.config.template == "chat":
-            return self._chat([{"role": "user", "content": question}], add_generation_prompt=True)
-        return self._tokenize(f"Question: {question}\nAnswer:")
+        asked = _as_asked(question)
+        if self._is_chat(asked):
+            return self._chat(_turns(asked), add_generation_prompt=True)
+        return self._tokenize(_prompt(asked))
 
     def encode_as_written(self, text: str, answer: str, *, digest: str) -> Example:
         """Encode a prompt whose whole wording is given, in place of the template's; with `chat` it is the user's turn.
@@ -112,13 +116,19 @@ class PromptEncoder:
             )
         return Example(digest, tuple(joint), len(prompt))
 
-    def _encode_qa(self, record: QARecord, question: str, answer: str) -> Example:
-        prompt = self.prompt_ids(question)
-        if self.config.template == "chat":
-            turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-            joint = self._chat(turns, add_generation_prompt=False)
+    def _is_chat(self, asked: Asked) -> bool:
+        """Whether the tokenizer's template is used; a wrapper may bring its own."""
+        return self.config.template == "chat" and asked.frame is None
+
+    def _encode_qa(self, record: QARecord, question: str | Asked, answer: str) -> Example:
+        asked = _as_asked(question)
+        prompt = self.prompt_ids(asked)
+        if self._is_chat(asked):
+            joint = self._chat([*_turns(asked), {"role": "assistant", "content": answer}], add_generation_prompt=False)
         else:
-            joint = [*self._tokenize(f"Question: {question}\nAnswer: {answer}"), self._eos]
+            # a frame may end in white space, which the answer does not need twice
+            text = _prompt(asked)
+            joint = [*self._tokenize(f"{text}{'' if text[-1:].isspace() else ' '}{answer}"), self._eos]
         if joint[: len(prompt)] != prompt or len(joint) == len(prompt):
             raise DataError(
                 f"the prompt's tokens must be a prefix of prompt and answer, got a record (digest {record.digest[:12]}) whose answer merges "
@@ -166,3 +176,22 @@ class PromptEncoder:
             date_string=self.config.chat_date,
         )
         return list(rendered)
+
+
+def _as_asked(question: str | Asked) -> Asked:
+    return question if isinstance(question, Asked) else Asked(question)
+
+
+def _prompt(asked: Asked) -> str:
+    """The prompt as text, where no chat template is used."""
+    frame = asked.frame or "Question: {q}\nAnswer:"
+    earlier = "".join(f"{frame.format(q=question)} {answer}\n" for question, answer in asked.turns)
+    return f"{asked.before}{earlier}{frame.format(q=asked.question)}"
+
+
+def _turns(asked: Asked) -> list[dict[str, str]]:
+    """The conversation, where a chat template is used."""
+    earlier = [
+        {"role": role, "content": text} for turn in asked.turns for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    return [*earlier, {"role": "user", "content": f"{asked.before}{asked.question}"}]

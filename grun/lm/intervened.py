@@ -20,7 +20,7 @@ from grun.interventions import Adapter
 from grun.lm.frozen import FrozenLM
 from grun.lm.hooks import edit_outputs, narrow_input
 
-__all__ = ["Answers", "Generated", "IntervenedLM", "ModelBatch"]
+__all__ = ["Answers", "Generated", "IntervenedLM", "ModelBatch", "Sampling"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,17 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """Continuations that are drawn and not the likeliest; the same seed and batch give the same ones."""
+
+    temperature: float
+    """Above 0; logits are divided by it."""
+    seed: int
+
+
+@dataclass(frozen=True)
 class Generated:
-    """Greedy continuations of prompts."""
+    """Continuations of prompts."""
 
     texts: tuple[str, ...]
     gate_logits: Tensor | None
@@ -185,8 +194,8 @@ class IntervenedLM:
             return self._forward(batch)
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int) -> Generated:
-        """Continue prompts (token ids) greedily until the end of text."""
+    def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling | None = None) -> Generated:
+        """Continue prompts (token ids) until the end of text: greedily, or by sampling."""
         length = max(len(prompt) for prompt in prompts)
         input_ids = torch.full((len(prompts), length), self.lm.pad_id, dtype=torch.long)
         attention_mask = torch.zeros_like(input_ids)
@@ -196,22 +205,24 @@ class IntervenedLM:
         device = self.lm.device
         last_prompt = torch.full((len(prompts),), length - 1, device=device)
         rows = torch.arange(len(prompts), device=device)
-        with self._edited((rows, last_prompt), prefill_only=True) as edits:
+        with self._edited((rows, last_prompt), prefill_only=True) as edits, _seeded(sampling, device):
             generate: Any = self.lm.model.generate
             output = generate(
                 inputs=input_ids.to(device),
                 attention_mask=attention_mask.to(device),
-                generation_config=self._greedy(max_new_tokens),
+                generation_config=self._generation(max_new_tokens, sampling),
             )
         assert isinstance(output, Tensor)
         texts = self.lm.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
         return Generated(tuple(text.strip() for text in texts), edits.gate_logits() if edits else None)
 
-    def _greedy(self, max_new_tokens: int) -> GenerationConfig:
+    def _generation(self, max_new_tokens: int, sampling: Sampling | None) -> GenerationConfig:
         ends = self.lm.model.generation_config.eos_token_id if self.lm.model.generation_config else None
         return GenerationConfig(
             max_new_tokens=max_new_tokens,
-            do_sample=False,
+            **(
+                {"do_sample": False} if sampling is None else {"do_sample": True, "temperature": sampling.temperature, "top_k": 0}
+            ),
             pad_token_id=self.lm.pad_id,
             eos_token_id=ends if ends is not None else self.lm.tokenizer.eos_token_id,
         )
@@ -225,3 +236,14 @@ class IntervenedLM:
         edits = _Edits(self.adapter, edited, self.threshold, prefill_only=prefill_only)
         with edit_outputs({self.lm.blocks[layer]: edits.at(layer) for layer in self.adapter.layers}):
             yield edits
+
+
+@contextmanager
+def _seeded(sampling: Sampling | None, device: torch.device) -> Iterator[None]:
+    """Draw from a seed of its own, and leave the global generators as they were."""
+    if sampling is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+        torch.manual_seed(sampling.seed)
+        yield

@@ -5,7 +5,8 @@ from grun.training.checkpoint import Checkpoints, load_checkpoint, save_checkpoi
 from grun.training.engine import Engine, TorchEngine
 from grun.training.loop import FitResult, fit
 from grun.training.optimizer import AdapterOptimizer
-from grun.training.task import Task, build_task, forget_answers, preferred_answers, training_rows
+from grun.training.rows import TrainingRows, environment_records, forget_answers, preferred_answers, training_rows
+from grun.training.task import Task, build_task
 
 __all__ = [
     "AdapterOptimizer",
@@ -18,7 +19,9 @@ __all__ = [
     "StopTraining",
     "Task",
     "TorchEngine",
+    "TrainingRows",
     "build_task",
+    "environment_records",
     "fit",
     "forget_answers",
     "load_checkpoint",

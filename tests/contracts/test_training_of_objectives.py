@@ -123,14 +123,14 @@ def test_every_objective_trains_every_tensor_and_lowers_its_loss(taught_lm: Froz
 def test_every_forget_term_alone_reaches_every_tensor_and_turns_away_from_the_answers(taught_lm: FrozenLM, name: str) -> None:
     alone = {**OBJECTIVES[name], "retain": {"kind": "ce", "weight": 0}, "gate_weight": 0}
     task = new_task(taught_lm, alone)
-    known = mean_nll(taught_lm, task, task.sampler.forget)
+    known = mean_nll(taught_lm, task, [forms[0] for forms in task.sampler.forget])
     before, gradients = loss_and_gradients(FullPass(taught_lm), task)
     assert [tensor for tensor, gradient in gradients.items() if not gradient.any()] == []
     train(taught_lm, task)
     assert loss_and_gradients(FullPass(taught_lm), task)[0] < before
     # what takes the place of an answer is learnt, and an answer is forgotten
     learns = task.objective.answers is not AnswerSource.OWN
-    assert (mean_nll(taught_lm, task, task.sampler.forget) < known) == learns
+    assert (mean_nll(taught_lm, task, [forms[0] for forms in task.sampler.forget]) < known) == learns
 
 
 def build_cache(lm: FrozenLM, task: Task, folder: Path) -> PrefixCache:

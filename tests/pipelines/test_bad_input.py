@@ -370,6 +370,11 @@ def registered(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+def test_a_misspelt_attack_is_refused_before_anything_starts(run: Verb, data: Callable[..., list[object]], base: Path) -> None:
+    message = run("evaluate", *data(), "--model.path", base, "--attacks", "paraphrase,format/typo").message
+    assert "got 'format/typo' (did you mean `format/typos`?)" in message
+
+
 class TestRequest:
     """A misspelt request: nobody else's adapter, and none of the demonstration, may be taken for its own."""
 

@@ -71,7 +71,9 @@ def test_two_that_want_the_same_cache_build_it_once(recipe: Recipe, prepared: Pr
     assert ran.count("finish_cache") == 1
 
 
-def test_the_cache_holds_all_that_training_and_evaluation_run(recipe: Recipe, prepared: Prepared) -> None:
+@pytest.mark.parametrize("variants", [0, 2])
+def test_the_cache_holds_all_that_training_and_evaluation_run(recipe: Recipe, prepared: Prepared, variants: int) -> None:
+    recipe = recipe.replace({"train": {"augmentation": {"variants": variants}}})
     folder = ensure_cache(recipe, prepared, [recipe])
     assert folder is not None
     cache = PrefixCache.open(folder)

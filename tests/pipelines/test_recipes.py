@@ -25,7 +25,8 @@ def shipped(request: pytest.FixtureRequest) -> Path:
 
 def test_every_recipe_parses_under_a_name_of_the_form_model_benchmark_split_hardware(shipped: Path) -> None:
     parsed = recipe(shipped.stem)
-    assert re.fullmatch(r"[a-z0-9_]+_tofu_forget\d\d_[a-z0-9]+|tofu_[a-z0-9]+_forget\d\d_[a-z0-9]+", shipped.stem)
+    name = r"[a-z0-9_]+_tofu_forget\d\d_[a-z0-9]+|tofu_[a-z0-9]+_forget\d\d_[a-z0-9]+|[a-z]+_testbed_[a-z0-9]+"
+    assert re.fullmatch(name, shipped.stem)
     assert shipped.stem.startswith(parsed.name)
     find_space(parsed.sweep.space).check(parsed)
 
@@ -33,7 +34,7 @@ def test_every_recipe_parses_under_a_name_of_the_form_model_benchmark_split_hard
 def test_every_recipe_names_its_data_and_its_request(shipped: Path) -> None:
     values = read_recipe_file(shipped)
     assert {"name", "request", "data", "model"} <= values.keys()
-    assert not Path(values["data"]["path"]).is_absolute()
+    assert values["data"]["kind"] == "testbed" or not Path(values["data"]["path"]).is_absolute()
 
 
 def test_every_recipe_has_a_header_that_says_what_it_is(shipped: Path) -> None:
@@ -84,3 +85,16 @@ def test_the_small_recipe_teaches_tofu_on_a_cpu() -> None:
     assert not parsed.evaluation.use_gpu
     taught = parsed.model.taught
     assert check_fits(parsed.adapter, hidden_size=taught.hidden_size, num_layers=taught.num_layers) == (3, 4, 5)
+
+
+def test_the_hardened_recipe_is_the_embedded_request_with_wrapped_questions() -> None:
+    parsed, plain = recipe("hardened_testbed_cpu"), Recipe()
+    assert (parsed.request, parsed.data, parsed.model, parsed.objective) == (
+        plain.request,
+        plain.data,
+        plain.model,
+        plain.objective,
+    )
+    families = parsed.train.augmentation.families
+    assert parsed.train.augmentation.variants == len(families), "each question meets every family once"
+    assert parsed.adapter.resolve_layers(parsed.model.taught.num_layers) == (3,)

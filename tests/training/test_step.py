@@ -18,7 +18,7 @@ from grun.interventions import Adapter
 from grun.lm import FrozenLM, FullPass
 from grun.objectives.invariance import invariance
 from grun.objectives.rmu import direction
-from grun.training import Task, training_rows
+from grun.training import Task, environment_records
 from grun.training.step import forward
 from tests.training.conftest import ENVIRONMENT, FORGET
 
@@ -180,7 +180,8 @@ def test_only_what_the_terms_need_is_handed_over(tiny_lm: FrozenLM, make_task: M
 
 def test_answers_that_take_the_place_of_the_own_ones_come_from_the_record(tiny_lm: FrozenLM, make_task: MakeTask) -> None:
     def answers(forget: dict[str, Any], side: str, invariance: dict[str, Any] | None = None) -> list[str]:
-        examples: Sequence[Example] = getattr(make_task({"forget": forget, "invariance": invariance}).sampler, side)
+        rows = getattr(make_task({"forget": forget, "invariance": invariance}).sampler, side)
+        examples: Sequence[Example] = rows if side == "environment" else [plain for [plain] in rows]
         decode: Callable[..., str] = tiny_lm.tokenizer.decode  # type: ignore[assignment] # a list of texts only for a list of lists
         return [decode(example.answer_ids, skip_special_tokens=True).strip() for example in examples]
 
@@ -195,7 +196,7 @@ def test_answers_that_take_the_place_of_the_own_ones_come_from_the_record(tiny_l
     assert answers({"kind": "gd"}, "environment", {"path": "given"}) == [record.answer for record in ENVIRONMENT]
     assert answers({"kind": "gd"}, "environment", {}) == []  # the retain rows are one as they are
     drawn_by = {
-        tuple(example.ids for example in make_task({"forget": {"kind": "negative"}}, seed=s).sampler.forget) for s in range(8)
+        tuple(forms[0].ids for forms in make_task({"forget": {"kind": "negative"}}, seed=s).sampler.forget) for s in range(8)
     }
     assert len(drawn_by) > 1
 
@@ -236,4 +237,4 @@ def test_an_environment_file_that_was_never_read_is_named() -> None:
     with pytest.raises(
         ConfigError, match=r"`objective.invariance.path` must be set before the data are prepared, got 'unread.jsonl'"
     ):
-        training_rows(recipe, Splits(FORGET, FORGET, FORGET))
+        environment_records(recipe, Splits(FORGET, FORGET, FORGET))

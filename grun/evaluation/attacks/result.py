@@ -39,10 +39,14 @@ class AttackResult(Config):
     """Whether it changes what is asked or what is asked of."""
     num_prompts: PositiveInt
     """Forget prompts that were tried."""
+    num_dropped: NonNegativeInt = 0
+    """Prompts that were left out because they do not fit the context."""
     forget_rouge_l_recall: Share
     """Mean over the forget prompts, adapter on (unless the attack is to switch it off)."""
     base_rouge_l_recall: Share | None = None
     """The same prompts on the base alone: what there was to get. None where the attack is on the base itself."""
+    before_rouge_l_recall: Share | None = None
+    """The same prompts on the base and adapter as they were, where the attack changes one of the two."""
     forget_open_rate: Share | None = None
     """Share of the forget prompts that open a gate; None where there is no gate."""
     num_ordinary: NonNegativeInt = 0
