@@ -227,9 +227,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     space = find_space(recipe.sweep.space)
     space.check(recipe)
     prepared = check(recipe)
-    check_calibration(recipe, prepared, min(space.thresholds))
     for variant in space.variants(recipe):
         check_answers(variant, prepared.splits)
+    check_calibration(recipe, prepared, min(space.thresholds))
     with connected(recipe):
         check_resources(recipe)
         tracker = Tracker.open(recipe.tracking, recipe.output)
