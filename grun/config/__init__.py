@@ -11,7 +11,7 @@ from grun.config.calibration import CalibrationConfig
 from grun.config.cluster import ClusterConfig
 from grun.config.data import DataConfig, HubData, JsonlData, PromptConfig, TestbedData, TofuData
 from grun.config.evaluation import EvaluationConfig, PromotionConfig
-from grun.config.model import ModelConfig, TaughtModelConfig
+from grun.config.model import BaseVariant, ModelConfig, TaughtModelConfig, VariantKind
 from grun.config.objective import (
     ForgetTermConfig,
     GradDiffConfig,
@@ -31,6 +31,7 @@ from grun.config.train import TrainConfig
 
 __all__ = [
     "AdapterConfig",
+    "BaseVariant",
     "CacheConfig",
     "CalibrationConfig",
     "ClusterConfig",
@@ -64,6 +65,7 @@ __all__ = [
     "TofuData",
     "TrackingConfig",
     "TrainConfig",
+    "VariantKind",
     "merge",
     "read_recipe_file",
 ]
