@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from grun.adapters import check_adapter, read_card
 from grun.config import Recipe, TrackingConfig
 from grun.data.prompts import PromptEncoder
+from grun.errors import ConfigError
 from grun.evaluation.multiple_choice import encode_question
 from grun.evaluation.requirements import check_required, missing_metrics
 from grun.evaluation.sets import evaluation_sets
@@ -20,7 +21,15 @@ from pipelines.prepared import Prepared
 from pipelines.retain_logs import check_logs
 from pipelines.scoring import questions_of
 
-__all__ = ["check_base", "check_metrics", "check_rows", "check_saved_adapter", "check_tracking", "note_missing_metrics"]
+__all__ = [
+    "check_base",
+    "check_full_precision",
+    "check_metrics",
+    "check_rows",
+    "check_saved_adapter",
+    "check_tracking",
+    "note_missing_metrics",
+]
 
 
 def check_base(recipe: Recipe) -> None:
@@ -43,6 +52,20 @@ def check_base(recipe: Recipe) -> None:
             hidden_size, num_layers = shape.hidden_size, shape.num_layers
     layers = check_fits(recipe.adapter, hidden_size=hidden_size, num_layers=num_layers)
     read_layer(recipe.objective, layers, num_layers=num_layers)
+
+
+def check_full_precision(recipe: Recipe) -> None:
+    """Refuse to train, or promote, on a base in another format than it has on disk.
+
+    Raises:
+        ConfigError: with the command that scores an adapter on such a base.
+    """
+    for field in ("quantization", "decomposition"):
+        if (value := getattr(recipe.model, field)) != "none":
+            raise ConfigError(
+                f"an adapter must be trained and promoted on the full-precision base, got `model.{field}: {value}`; "
+                f"leave it out here, and score the adapter on that base: `evaluate.py --model.{field} {value}`"
+            )
 
 
 def check_rows(recipe: Recipe, prepared: Prepared) -> None:

@@ -1,5 +1,6 @@
 """Which base model is frozen, and the small one that is taught when none is named."""
 
+from dataclasses import dataclass
 from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -45,14 +46,15 @@ class TaughtModelConfig(Config):
         return self
 
 
-class BaseVariant(Config):
+@dataclass(frozen=True)
+class BaseVariant:
     """A base as it is deployed. See :mod:`grun.lm.quantised` and :mod:`grun.lm.decomposition` for what each kind does."""
 
     kind: VariantKind
     """The format of the weights."""
-    rank: PositiveInt | None = None
+    rank: int | None = None
     """Rank of the low-rank part; None: a 64th of a matrix' smaller side, as ReALLM's 64 for a width of 4096."""
-    rounds: PositiveInt = 40
+    rounds: int = 40
     """Alternations between low-rank and quantised part."""
 
     @property

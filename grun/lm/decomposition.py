@@ -97,7 +97,7 @@ class Decomposition:
     def weights(self) -> Tensor:
         """W_hat (m, n), float32."""
         total = self.rest.weights() + self.left @ self.right
-        own = total.norm(dim=0)
+        own: Tensor = total.norm(dim=0)
         return total * (self.norms / own.where(own > 0, torch.ones_like(own)))
 
 

@@ -9,12 +9,15 @@ takes the memory that it does when deployed. The four-bit integers lie in a byte
 and one more library, so what is measured here is what four bits do to the answers, not how fast or small they are.
 """
 
+import torch
 from torch import nn
 
 __all__ = ["INT4_GROUP", "int4_group", "quantise_int4", "quantise_int8"]
 
 INT4_GROUP = 32
 """Numbers that share a scale."""
+
+_INT4: torch.dtype = getattr(torch, "int4")  # noqa: B009 - torch does not declare it
 
 
 def quantise_int8(layer: nn.Linear) -> None:
@@ -27,11 +30,10 @@ def quantise_int8(layer: nn.Linear) -> None:
 
 def quantise_int4(layer: nn.Linear) -> None:
     """Store a layer's weight (m, n) as 4-bit integers with a scale a group, in the place of the one that it has."""
-    import torch
     from torchao.quantization import IntxWeightOnlyConfig, quantize_
     from torchao.quantization.granularity import PerGroup
 
-    config = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(int4_group(layer.in_features)))
+    config = IntxWeightOnlyConfig(weight_dtype=_INT4, granularity=PerGroup(int4_group(layer.in_features)))
     quantize_(layer, config, filter_fn=_is_the_layer)
 
 

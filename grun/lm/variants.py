@@ -8,7 +8,6 @@ and are shared with the base, which is not touched.
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -70,7 +69,7 @@ _CHANGES: dict[VariantKind, Callable[[nn.Linear, str, BaseVariant], None]] = {
 def _copy_structure(model: PreTrainedModel) -> PreTrainedModel:
     """Copy all modules of a model, and none of its tensors: hooks on the copy are its own, and memory is not taken twice."""
     tensors: dict[int, Tensor] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return cast(PreTrainedModel, copy.deepcopy(model, dict(tensors)))
+    return copy.deepcopy(model, dict(tensors))
 
 
 def _conv1d_to_linear(blocks: nn.ModuleList) -> None:
