@@ -5,6 +5,13 @@ check any recipe. The method lives in the subpackages, in the order in which the
 ``data``, ``lm``, ``gates``, ``interventions``, ``objectives``, ``training``, ``adapters``, ``evaluation``, ``promotion``.
 """
 
+import logging
+
 __version__ = "0.1.0"
 
 __all__ = ["__version__"]
+
+# transformers imports torchao wherever it is installed; without a GPU it then reports kernels that it could not load, and
+# torch reports names that torchao still uses: in every process, and nobody could do anything about it
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)

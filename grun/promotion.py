@@ -133,7 +133,7 @@ def _check_comparable(report: EvalReport, incumbent: EvalReport) -> None:
     """Numbers of different rows, or of different bases, say nothing about which adapter is better."""
     shared = [criterion.metric for criterion in _CRITERIA if criterion.metric in incumbent]
     mine, theirs = ((r.base_digest, r.part, *(r[metric].digest for metric in shared)) for r in (report, incumbent))
-    if mine != theirs:
+    if mine != theirs or report.base_variant != incumbent.base_variant:
         raise PromotionError(
             f"candidate and incumbent must be judged on the same base and rows, got base {mine[0][:12]} and part "
             f"{mine[1]!r} against base {theirs[0][:12]} and part {theirs[1]!r}, or sets of other digests; evaluate both anew"

@@ -7,6 +7,7 @@ from grun.adapters import check_adapter, read_card
 from grun.config import Recipe, TrackingConfig
 from grun.data.prompts import PromptEncoder
 from grun.data.splits import Splits
+from grun.errors import ConfigError
 from grun.evaluation.multiple_choice import encode_question
 from grun.evaluation.requirements import check_required, missing_metrics
 from grun.evaluation.sets import evaluation_sets
@@ -24,6 +25,7 @@ from pipelines.scoring import questions_of
 __all__ = [
     "check_answers",
     "check_base",
+    "check_full_precision",
     "check_metrics",
     "check_rows",
     "check_saved_adapter",
@@ -62,6 +64,20 @@ def check_answers(recipe: Recipe, splits: Splits) -> None:
     """
     forget_answers(recipe, splits)
     preferred_answers(recipe, splits)
+
+
+def check_full_precision(recipe: Recipe) -> None:
+    """Refuse to train, or promote, on a base in another format than it has on disk.
+
+    Raises:
+        ConfigError: with the command that scores an adapter on such a base.
+    """
+    for field in ("quantization", "decomposition"):
+        if (value := getattr(recipe.model, field)) != "none":
+            raise ConfigError(
+                f"an adapter must be trained and promoted on the full-precision base, got `model.{field}: {value}`; "
+                f"leave it out here, and score the adapter on that base: `evaluate.py --model.{field} {value}`"
+            )
 
 
 def check_rows(recipe: Recipe, prepared: Prepared) -> None:

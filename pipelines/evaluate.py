@@ -2,6 +2,7 @@
 
     python pipelines/evaluate.py [--adapter FOLDER | --version N|candidate|champion] [--attacks all|none|NAME,FAMILY]
                                  [--recipe FILE] [--field value]
+    python pipelines/evaluate.py --model.quantization int8        the same adapter, on the base as it is deployed
 
 Without a choice it takes the registry's candidate, else the champion, else it trains the recipe's own adapter first.
 """
@@ -30,7 +31,7 @@ from pipelines.tasks import HelperTask, run_tasks
 from pipelines.tracking import Tracker
 from pipelines.train import train
 
-__all__ = ["evaluate", "find_adapter", "main", "report_rows"]
+__all__ = ["evaluate", "evaluation_folder", "find_adapter", "main", "report_rows"]
 
 
 def evaluate(
@@ -67,8 +68,19 @@ def find_adapter(recipe: Recipe, prepared: Prepared, tracker: Tracker, options: 
             return folder
     check_is_demo(recipe, tracker)
     note("no adapter is registered yet: training the recipe's own first")
-    outcome, _version = train(recipe, prepared, tracker)
+    full_precision = recipe.model_copy(update={"model": recipe.model.full_precision})
+    outcome, _version = train(full_precision, prepared, tracker)
     return outcome.adapter
+
+
+def evaluation_folder(recipe: Recipe) -> Path:
+    """Where a recipe's reports go: on the base as it is on disk, and beside it a folder for each way to store it."""
+    folder = recipe.output.absolute() / "evaluations" / recipe.name
+    return folder / variant.kind if (variant := recipe.model.variant) else folder
+
+
+def _stored(recipe: Recipe) -> str:
+    return variant.name if (variant := recipe.model.variant) else f"as on disk, in {recipe.model.dtype}"
 
 
 def report_rows(report: EvalReport, base: EvalReport) -> dict[str, str]:
@@ -115,8 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prepare(recipe, prepared)
         adapter = find_adapter(recipe, prepared, tracker, options)
         check_saved_adapter(recipe, prepared, adapter)
-        folder = recipe.output.absolute() / "evaluations" / recipe.name
-        with tracker.run(f"{recipe.name}-evaluation", tags={"kind": "evaluation"}) as run_id:
+        folder = evaluation_folder(recipe)
+        with tracker.run(f"{recipe.name}-evaluation", tags={"kind": "evaluation", "base_variant": _stored(recipe)}) as run_id:
             record_request(tracker, run_id, prepared.request)
             report, base = evaluate(recipe, prepared, adapter, folder), report_base(recipe, prepared)
             report = attack(recipe, prepared, adapter, report, folder, attacks)
@@ -135,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     summary(
         f"evaluation of {adapter}",
         {
+            "base": f"{prepared.base}, {_stored(recipe)}",
             "verdict": report.verdict.sentence if report.verdict else "none",
             **report_rows(report, base),
             **certificate_row(report.certificate),
@@ -143,7 +156,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             "rows": str(folder / threshold / "rows.jsonl"),
             "the base's own": str(folder / "base.json"),
         },
-        [page_step(page), next_step("promote", options.again, "judge the candidate and move the champion")],
+        [
+            page_step(page),
+            # what is promoted is what is served, in full precision
+            *([] if recipe.model.variant else [next_step("promote", options.again, "judge the candidate and move the champion")]),
+        ],
     )
     return 0
 

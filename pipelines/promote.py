@@ -15,6 +15,7 @@ from grun.config import Recipe
 from grun.evaluation.report import EvalReport
 from grun.promotion import Decision, PromotionPolicy
 from pipelines.certifying import certificate_row
+from pipelines.checks import check_full_precision
 from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, summary
@@ -132,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if options.rollback:
         return _rollback(recipe, Registry(Tracker.open(recipe.tracking, recipe.output)), options.again)
+    check_full_precision(recipe)
     prepared = check(recipe)
     with connected(recipe):
         check_resources(recipe)

@@ -22,8 +22,11 @@ __all__ = ["check_logs", "export_logs", "export_path", "import_logs"]
 
 
 def export_path(recipe: Recipe, prepared: Prepared) -> Path | None:
-    """Where the logs of this run are written; None without a retain-only model, or where its logs were given."""
-    if prepared.retain_only is None or recipe.evaluation.retain_logs is not None:
+    """Where the logs of this run are written.
+
+    None without a retain-only model, where its logs were given, and where it is quantised: logs are of a model as it is on disk.
+    """
+    if prepared.retain_only is None or recipe.evaluation.retain_logs is not None or recipe.model.variant is not None:
         return None
     return reference_path(recipe, prepared.folder, prepared.retain_only).with_suffix(".retain_logs.jsonl")
 

@@ -1,6 +1,6 @@
 """Scoring as Ray tasks: the base's own rows (computed once, cached), and an adapter's reports at gate thresholds.
 
-    <output>/reference/<digest>.jsonl            every row of every set, scored on a model with no adapter
+    <output>/reference/<digest>.jsonl            every row of every set, scored on a model with no adapter, stored as the recipe says
     <output>/reference/<digest>.choices.jsonl    what it picks of multiple-choice questions
 
 A task process keeps its base loaded, so a sweep loads it once and not once a trial.
@@ -9,7 +9,7 @@ A task process keeps its base loaded, so a sweep loads it once and not once a tr
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ def _identity(recipe: Recipe, model: str, asked: Mapping[str, str | int]) -> str
         "model": model,
         "revision": recipe.model.revision,
         "dtype": recipe.model.dtype,
+        "variant": asdict(variant) if (variant := recipe.model.variant) else None,
         "prompt": recipe.prompt.model_dump(mode="json"),
         **asked,
     }
@@ -140,6 +141,7 @@ def report_base(recipe: Recipe, prepared: Prepared) -> EvalReport:
     report = summarise(
         [ScoredSet(s.name, s.role, s.digest, rows[s.name]) for s in sets],
         base_digest=digest_weights(resolve_folder(prepared.base, recipe.model.revision)),
+        base_variant=variant.name if (variant := recipe.model.variant) else None,
         base_rows=rows,
         retain_only_rows=_retain_only_rows(recipe, prepared.folder, sets, prepared.retain_only),
         part=evaluation.part,
@@ -199,6 +201,7 @@ def score_adapter(
         report = summarise(
             scored_sets,
             base_digest=scorer.lm.info.digest,
+            base_variant=scorer.lm.info.variant,
             adapter_digest=adapter_digest,
             base_rows=base_rows,
             retain_only_rows=retain_only_rows,
@@ -215,7 +218,8 @@ def score_adapter(
             points = [curve_point(report if t == threshold else scored(t)[1], t) for t in curve_thresholds(threshold)]
             gates = gate_histograms(scored_sets, adapter.layers)
             report = report.model_copy(update={"gates": gates, "curve": tuple(points)})
-        if card.certificate is not None and card.certificate.covers(threshold):
+        # gates were counted on the base as it is on disk; nothing is promised of another
+        if scorer.lm.info.variant is None and card.certificate is not None and card.certificate.covers(threshold):
             report = report.model_copy(update={"certificate": card.certificate})
         if ordinary is not None and threshold is not None:
             bound = bound_metric(recipe.calibration, ordinary, threshold)

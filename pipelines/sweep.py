@@ -21,7 +21,7 @@ from grun.config import Recipe
 from grun.errors import ModelError
 from pipelines.caching import ensure_cache
 from pipelines.certifying import certified, check_calibration
-from pipelines.checks import check_answers
+from pipelines.checks import check_answers, check_full_precision
 from pipelines.cli import parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, progress
@@ -225,6 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb."""
     recipe, options = parse_command("Search a space around the recipe and register the best adapter as the candidate.", argv)
     space = find_space(recipe.sweep.space)
+    check_full_precision(recipe)
     space.check(recipe)
     prepared = check(recipe)
     for variant in space.variants(recipe):

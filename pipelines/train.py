@@ -15,6 +15,7 @@ from grun.evaluation.figures import training_curves
 from grun.training import Checkpoints
 from pipelines.caching import ensure_cache
 from pipelines.certifying import certificate_row, certified, check_calibration
+from pipelines.checks import check_full_precision
 from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, progress, summary
@@ -79,6 +80,7 @@ def read_spool(path: Path) -> tuple[list[int], dict[str, list[float]]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb."""
     recipe, options = parse_command("Train one adapter, record it, and register it as the candidate.", argv)
+    check_full_precision(recipe)
     prepared = check(recipe)
     check_calibration(recipe, prepared, recipe.adapter.gate_threshold)
     with connected(recipe):

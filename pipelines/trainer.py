@@ -41,6 +41,8 @@ _DECIDES_NOTHING = {
         "report_every",
         "probe_rows",
     },
+    # adapters are trained on the full-precision base, whatever they are scored on
+    "model": {"quantization", "decomposition", "decomposition_rank", "decomposition_rounds"},
     "sweep": {"max_concurrent", "max_failures", "runner"},
 }
 

@@ -6,6 +6,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import grun  # noqa: F401, I001 - ahead of transformers, whose optional imports it keeps quiet
+
 import random
 import tempfile
 import warnings

@@ -183,7 +183,8 @@ def test_an_incumbent_that_breaks_the_policy_protects_nothing(breach: dict[str, 
 
 
 def test_reports_on_other_rows_or_another_base_are_not_compared() -> None:
-    for other in (report(base="another"), report(digest="other rows"), report().model_copy(update={"part": "all"})):
+    others = ({"part": "all"}, {"base_variant": "int8"})
+    for other in (report(base="another"), report(digest="other rows"), *(report().model_copy(update=other) for other in others)):
         with pytest.raises(PromotionError, match="same base and rows"):
             POLICY.decide(report(), other)
 

@@ -12,7 +12,7 @@ from grun.config.calibration import CalibrationConfig
 from grun.config.cluster import ClusterConfig
 from grun.config.data import DataConfig, HubData, JsonlData, PromptConfig, TestbedData, TofuData
 from grun.config.evaluation import EvaluationConfig, PromotionConfig
-from grun.config.model import ModelConfig, TaughtModelConfig
+from grun.config.model import BaseVariant, ModelConfig, TaughtModelConfig, VariantKind
 from grun.config.objective import (
     CeuConfig,
     DpoConfig,
@@ -43,6 +43,7 @@ from grun.config.train import TrainConfig
 __all__ = [
     "AdapterConfig",
     "AugmentationConfig",
+    "BaseVariant",
     "CacheConfig",
     "CalibrationConfig",
     "CeuConfig",
@@ -84,6 +85,7 @@ __all__ = [
     "TrackingConfig",
     "TrainConfig",
     "UndialConfig",
+    "VariantKind",
     "WgaConfig",
     "WtnpoConfig",
     "merge",

@@ -66,7 +66,9 @@ class EvalReport(Config):
     adapter_digest: str | None = None
     """Digest of the adapter; null for the base alone."""
     base_digest: str
-    """Digest of the base model's weights."""
+    """Digest of the base model's weights, as they are on disk."""
+    base_variant: str | None = None
+    """How the base was stored, for instance in 4 bits; null: as it is on disk."""
     gate_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     """Gate threshold that it was scored at; null for soft gates."""
     part: Literal["all", "validation", "test"] = "all"

@@ -105,6 +105,7 @@ def summarise(
     sets: Sequence[ScoredSet],
     *,
     base_digest: str,
+    base_variant: str | None = None,
     adapter_digest: str | None = None,
     base_rows: Rows | None = None,
     retain_only_rows: Rows | None = None,
@@ -116,6 +117,7 @@ def summarise(
 
     Args:
         sets: the scored sets, of different names.
+        base_variant: how the base was stored, where not as it is on disk.
         base_rows: the base's own rows by set name, the measure of `model_utility_ratio`.
         retain_only_rows: the sets of :data:`RETAIN_ONLY_ROLES` as answered by a model that never saw the forget set, the
             measure of forget quality and of membership inference.
@@ -138,7 +140,12 @@ def summarise(
         *_gate_metrics(sets, layers, threshold),
     ]
     return EvalReport(
-        adapter_digest=adapter_digest, base_digest=base_digest, gate_threshold=threshold, part=part, metrics=tuple(metrics)
+        adapter_digest=adapter_digest,
+        base_digest=base_digest,
+        base_variant=base_variant,
+        gate_threshold=threshold,
+        part=part,
+        metrics=tuple(metrics),
     )
 
 

@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicCache
 from grun.config import AdapterConfig
 from grun.data.batches import collate
 from grun.data.prompts import Example
+from grun.errors import CacheError
 from grun.interventions import Adapter, build_adapter
 from grun.lm.frozen import FrozenLM
 from grun.lm.hooks import narrow_input
@@ -79,7 +80,14 @@ def write_shard(
     Args:
         examples: one element of :func:`cut_into_shards`.
         on_rows: called with the number of rows just computed.
+
+    Raises:
+        CacheError: the base is a variant; a cache is named by the base on disk, and holds what that one computes.
     """
+    if lm.info.variant is not None:
+        raise CacheError(
+            f"a prefix cache must be built from the full-precision base, got a base as {lm.info.variant}; set `cache.mode: off`"
+        )
     path = shard_path(folder, number)
     if path.with_suffix(".json").is_file():
         return

@@ -59,7 +59,9 @@ class BaseInfo:
     revision: str | None
     """Hub revision."""
     digest: str
-    """SHA-256 over weights, configuration and tokenizer."""
+    """SHA-256 over weights, configuration and tokenizer, as they are on disk."""
+    variant: str | None = None
+    """How its weights are stored in memory, where not as they are on disk; see :class:`grun.config.BaseVariant`."""
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,10 @@ class CachedPass:
     cache: PrefixCache
 
     def __post_init__(self) -> None:
+        if self.lm.info.variant is not None:
+            raise CacheError(
+                f"a prefix cache serves the full-precision base alone, got a base as {self.lm.info.variant}; run it whole, without a cache"
+            )
         if self.lm.cut is None or self.lm.cut not in self.cache.spec.state_layers:
             raise CacheError(
                 f"a prefix cache serves adapters that start at one of its cuts, {self.cache.spec.state_layers}, got {self.lm.cut}; "

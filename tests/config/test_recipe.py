@@ -103,6 +103,11 @@ def test_key_of_another_kind_is_not_suggested_to_itself() -> None:
         ({"train": {"learning_rate": float("inf")}}, r"`train.learning_rate`: .*finite.*, got inf"),
         ({"train": {"batch_size": 16, "num_workers": 3}}, r"`batch_size` must be a multiple of `num_workers`, got .*=16, .*=3; "),
         ({"model": {"taught": {"hidden_size": 30}}}, r"`model.taught`: `num_heads` must divide `hidden_size`.*, got .*=30, .*=4"),
+        ({"model": {"quantization": "int2"}}, r"`model.quantization`: .*'none', 'int8' or 'int4', got 'int2'"),
+        (
+            {"model": {"quantization": "int8", "decomposition": "nf4"}},
+            r"`model`: a base is stored in one format, got .*='int8' and .*='nf4'; set one of them to `none`",
+        ),
         ({"request": {"id": "../../etc"}}, r"`request.id`: .*pattern.*, got '../../etc'"),
         ({"name": "a/b"}, r"`name`: .*pattern.*, got 'a/b'"),
         ({"name": ""}, r"`name`: .*pattern.*, got ''"),
@@ -230,6 +235,26 @@ def test_relative_depths_fit_every_model(num_layers: int, expected: tuple[int, .
 
 def test_named_layers_win_over_relative_depths() -> None:
     assert AdapterConfig(layers=(1, 5), relative_depths=(0.5,)).resolve_layers(8) == (1, 5)
+
+
+def test_a_format_has_a_name_and_training_is_on_none() -> None:
+    models: dict[str | None, dict[str, Any]] = {
+        None: {},
+        "int8 (torchao, weight only, one scale a row)": {"quantization": "int8"},
+        "int4 (torchao, weight only, groups of 32)": {"quantization": "int4"},
+        "nf4 (blocks of 64)": {"decomposition": "nf4", "decomposition_rank": 3},
+        "lowrank_nf4 (rank side/64, 40 rounds, blocks of 64)": {"decomposition": "lowrank_nf4"},
+        "lowrank_nf4 (rank 3, 5 rounds, blocks of 64)": {
+            "decomposition": "lowrank_nf4",
+            "decomposition_rank": 3,
+            "decomposition_rounds": 5,
+        },
+    }
+    for name, values in models.items():
+        model = Recipe.parse({"model": {"path": "p", **values}}).model
+        assert (model.variant.name if model.variant else None) == name
+        assert model.full_precision.variant is None
+        assert model.full_precision.path == "p"
 
 
 def test_registered_model_is_named_after_the_request() -> None:

@@ -11,7 +11,7 @@ from grun.config import AdapterConfig
 from grun.data.prompts import Example
 from grun.errors import CacheError
 from grun.interventions import Adapter, build_adapter
-from grun.lm import FrozenLM
+from grun.lm import FrozenLM, base_variant
 from grun.lm.cache_build import cut_into_shards, finish, probe_cache, write_shard
 from grun.lm.passes import CachedPass, FullPass, Pass
 from grun.lm.prefix_cache import CacheProbe, PrefixCache, make_spec
@@ -26,6 +26,17 @@ EXAMPLES = (
     Example("f", (12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 2, 3, 4, 1), 11),  # a prefix longer than any window
 )
 LAST = DEPTH - 1
+
+
+def test_no_cache_is_built_from_a_variant_or_serves_one(tmp_path: Path) -> None:
+    lm = shaped_lm("llama")
+    variant = base_variant(lm, "nf4")
+    with pytest.raises(CacheError, match=r"built from the full-precision base, got a base as nf4.*set `cache.mode: off`"):
+        build_cache(variant, tmp_path / "variant", cuts=(1,))
+    cache = build_cache(lm, tmp_path / "full", cuts=(1,))
+    CachedPass(lm.above(1), cache)
+    with pytest.raises(CacheError, match=r"serves the full-precision base alone, got a base as nf4"):
+        CachedPass(variant.above(1), cache)
 
 
 def build_cache(lm: FrozenLM, folder: Path, *, cuts: Sequence[int], reference_layers: Sequence[int] = ()) -> PrefixCache:

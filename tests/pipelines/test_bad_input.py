@@ -267,6 +267,16 @@ class TestModel:
         message = run("train", "--model.path", base, "--model.pad_token", "<pad>").message
         assert "`model.pad_token` must be in the tokenizer's vocabulary, got '<pad>'; name an existing token" in message
 
+    @pytest.mark.parametrize("verb", ["train", "sweep", "promote"])
+    def test_nothing_is_trained_or_promoted_on_a_quantised_base(self, run: Verb, base: Path, verb: str) -> None:
+        message = run(verb, "--model.path", base, "--model.decomposition", "nf4").message
+        assert "trained and promoted on the full-precision base, got `model.decomposition: nf4`; leave it out" in message
+        assert "`evaluate.py --model.decomposition nf4`" in message
+
+    def test_a_base_in_two_formats(self, run: Verb, base: Path) -> None:
+        ended = run("evaluate", "--model.path", base, "--model.decomposition", "nf4", "--model.quantization", "int4")
+        assert "a base is stored in one format, got" in ended.message
+
 
 class TestAdapterSettings:
     def test_layers_outside_the_model(self, run: Verb, base: Path) -> None:

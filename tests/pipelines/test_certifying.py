@@ -311,3 +311,14 @@ def test_a_key_of_a_threshold_has_all_its_digits() -> None:
     least = float(np.nextafter(np.float32(0.5), np.float32(1)))
     assert [threshold_key(t) for t in (None, 0.5, 0.05, 1.0)] == ["soft", "0.5", "0.05", "1"]
     assert float(threshold_key(least)) == least
+
+
+def test_a_certificate_promises_nothing_of_the_base_as_it_is_deployed(
+    recipe: Recipe, prepared: Prepared, adapter: Path, tmp_path: Path
+) -> None:
+    served = certified(recipe, prepared, adapter, tmp_path / "served", threshold=0.3)
+    threshold = read_card(served).adapter.gate_threshold
+    for model, certificate in (({}, certificate_of(served)), ({"quantization": "int8"}, None)):
+        arguments = (prepared.folder, prepared.base, None, served, tmp_path / "scores", [threshold])
+        [report] = score_adapter(recipe.replace({"model": model}), *arguments).values()
+        assert report.certificate == certificate
