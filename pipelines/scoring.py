@@ -202,7 +202,7 @@ def score_adapter(
             adapter_digest=adapter_digest,
             base_rows=base_rows,
             retain_only_rows=retain_only_rows,
-            layers=adapter.layers,
+            layers=adapter.gated_layers,
             threshold=threshold,
             part=evaluation.part,
         )

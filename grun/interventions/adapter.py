@@ -35,6 +35,11 @@ class Adapter(nn.Module):
         """Width D of the hidden states it edits."""
         return self.at(self.layers[0]).intervention.hidden_size
 
+    @property
+    def gated_layers(self) -> tuple[int, ...]:
+        """The blocks whose edit has a gate: all of them, or none."""
+        return tuple(layer for layer, gated in self if gated.gate.learns)
+
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
         """Parameters for an optimizer: LoReFT's basis in a group of its own that is never decayed."""
         named = list(self.named_parameters())
