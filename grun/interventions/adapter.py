@@ -18,6 +18,9 @@ __all__ = ["Adapter", "build_adapter", "check_fits"]
 class Adapter(nn.Module):
     """Gated interventions by decoder block, shallowest first."""
 
+    idle_at_start: frozenset[str] = frozenset()
+    """Parameters without a gradient in the first step: none."""
+
     def __init__(self, interventions: dict[int, GatedIntervention]) -> None:
         super().__init__()
         self.layers = tuple(sorted(interventions))
