@@ -16,7 +16,7 @@ from grun.errors import PromotionError
 from grun.evaluation.report import EvalReport
 from grun.evaluation.verdict import AUROC, FALSE_OPEN, FORGETTING, UTILITY
 
-__all__ = ["FORGETTING", "Decision", "PromotionDecision", "PromotionPolicy"]
+__all__ = ["Decision", "PromotionDecision", "PromotionPolicy"]
 
 
 class Decision(StrEnum):

@@ -153,7 +153,9 @@ def test_training_lowers_the_objective_and_the_seed_decides(tiny_lm: FrozenLM, c
     def trained(seed: int) -> tuple[float, dict[str, Tensor]]:
         changed = change(tiny_lm)
         train_changed(changed, task, CONFIG, seed=seed)
-        return task.objective(forward(changed.base(1), None, task.sampler.batch(0), task.objective), 1).loss.item(), state(changed.lm)
+        return task.objective(forward(changed.base(1), None, task.sampler.batch(0), task.objective), 1).loss.item(), state(
+            changed.lm
+        )
 
     before = task.objective(forward(change(tiny_lm).base(1), None, task.sampler.batch(0), task.objective), 1).loss.item()
     loss, weights = trained(0)
