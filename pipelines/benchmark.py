@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 
@@ -88,7 +88,7 @@ def parse_options(argv: Sequence[str] | None = None) -> tuple[str, Options]:
         raise ConfigError(f"`--repeats` must be at least 1, got {values.repeats}; leave it out for 5")
     if values.data_kind is not None and values.name != "quality":
         raise ConfigError(f"`--data.kind` is an option of `quality` alone, got it with `{values.name}`; leave it out")
-    kind = values.data_kind or "testbed"
+    kind: Literal["testbed", "tofu"] = values.data_kind or "testbed"
     return values.name, Options(values.data, values.output, values.repeats, values.tiny, kind)
 
 

@@ -23,7 +23,7 @@ class LoraSettings:
 
     rank: int = 4
     """Rank r."""
-    alpha: float = 32
+    alpha: int = 32
     """The difference is scaled by alpha / r."""
     dropout: float = 0.05
     """Share of A's inputs that is dropped in training."""

@@ -28,7 +28,7 @@ from pipelines.benchmarks.quality_systems import OBJECTIVES, SYSTEMS, Point, Sys
 from pipelines.console import check_writable, note, progress
 from pipelines.sweep_trial import sweep_score
 
-__all__ = ["run"]
+__all__ = ["Choice", "run"]
 
 _VERSION = 1
 """Raised by whoever changes what a row is, so that rows of the old kind are computed again."""
@@ -54,7 +54,7 @@ class _Cell:
 
 
 @dataclass
-class _Choice:
+class Choice:
     """The best point so far, and every one that was tried."""
 
     tried: list[dict[str, Any]] = field(default_factory=list)
@@ -133,7 +133,7 @@ def _fill(base: QualityBase, cell: _Cell, cache: _LazyCache, *, tiny: bool, adva
     """One row of the table: train the grid, choose on validation rows, judge on test rows."""
     system = cell.system
     rows, seconds = cache.get() if system.change == "adapter" else (None, 0.0)
-    choice = _Choice()
+    choice = Choice()
     steps_per_epoch = -(-len(base.prepared.splits.forget) // base.recipe.train.batch_size)
     for point in cell.points(tiny=tiny):
         recipe = system.recipe(base.recipe, cell.objective, point, steps_per_epoch)
@@ -155,7 +155,7 @@ def _gated_layers(trained: Trained) -> tuple[int, ...]:
     return trained.result.gated_layers if isinstance(trained.result, Adapter) else ()
 
 
-def _try(base: QualityBase, system: System, point: Point, trained: Trained, choice: _Choice) -> None:
+def _try(base: QualityBase, system: System, point: Point, trained: Trained, choice: Choice) -> None:
     """Score a trained point on the sets that a sweep chooses by."""
     sets = [s for s in base.sets("validation", max_rows=_VALIDATION_ROWS) if s.role in ("forget_unseen", "utility", "retain")]
     for threshold, rows in base.score(_subject(trained), sets, system.thresholds).items():
@@ -164,7 +164,7 @@ def _try(base: QualityBase, system: System, point: Point, trained: Trained, choi
         choice.offer(point, threshold, trained, forgetting, utility, sweep_score(base.recipe, forgetting, utility))
 
 
-def _judge(base: QualityBase, cell: _Cell, choice: _Choice) -> dict[str, Any]:
+def _judge(base: QualityBase, cell: _Cell, choice: Choice) -> dict[str, Any]:
     """Judge the chosen point once, on the test half. Ordinary prompts are asked only where a gate could open for them."""
     trained, point = choice.trained, choice.point
     assert trained is not None

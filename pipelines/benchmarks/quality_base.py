@@ -29,9 +29,9 @@ __all__ = ["QualityBase", "quality_recipe"]
 _TOFU = Path(__file__).parents[1] / "recipes" / "tofu_small_forget05_cpu.yaml"
 
 _TINY: dict[str, Any] = {
-    "model": {"taught": {"hidden_size": 32, "num_layers": 4, "num_heads": 2, "vocab_size": 320, "context": 128, "epochs": 1}},
+    "model": {"taught": {"hidden_size": 64, "num_layers": 4, "num_heads": 2, "vocab_size": 600, "context": 256, "epochs": 25}},
     "train": {"epochs": 1},
-    "evaluation": {"max_new_tokens": 4},
+    "evaluation": {"max_new_tokens": 6},
 }
 
 
@@ -77,7 +77,7 @@ class QualityBase:
                 note(f"teaching the {lesson.title}: minutes, once")
                 teach(recipe, prepared.vocabulary, lesson, progress)
         write_prepared(prepared)
-        known = {}
+        known: dict[str, dict[tuple[str, str, str], RowScore]] = {}
         for title, model in (("base", prepared.base), ("twin", prepared.retain_only)):
             if model is None:
                 continue

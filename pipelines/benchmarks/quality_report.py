@@ -42,9 +42,11 @@ _COLUMNS: tuple[tuple[str, str, str], ...] = (
 
 def quality_table(records: Sequence[Record]) -> str:
     """The table as aligned text; what a row does not have is left empty."""
-    lines = [[heading for heading, _key, _format in _COLUMNS]]
-    for record in records:
-        lines.append(["" if record.get(key) is None else format(record[key], how) for _heading, key, how in _COLUMNS])
+
+    def cells(record: Record) -> list[str]:
+        return ["" if record.get(key) is None else format(record[key], how) for _heading, key, how in _COLUMNS]
+
+    lines = [[heading for heading, _key, _format in _COLUMNS], *map(cells, records)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
     return "".join(
         "  ".join(
@@ -103,7 +105,7 @@ def quality_figure(title: str, records: Sequence[Record]) -> Figure:
     systems = {record["system"]: record["title"] for record in records}
     shapes = [Line2D([], [], marker=_MARKERS[s], color="dimgray", linestyle="", label=label) for s, label in systems.items()]
     colours = [Line2D([], [], marker="o", color=colour, linestyle="", label=o.upper()) for o, colour in _COLOURS.items()]
-    axes.add_artist(axes.legend(handles=shapes, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0)))
-    axes.legend(handles=colours, frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(1.0, 0.0))
+    figure.legend(handles=shapes, frameon=False, fontsize="small", loc="outside right upper")
+    figure.legend(handles=colours, frameon=False, fontsize="small", loc="outside right lower")
     figure.suptitle(title, fontsize="medium")
     return figure
