@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from grun.config import Recipe
 from grun.evaluation.report import EvalReport
-from grun.promotion import FORGETTING, Decision, PromotionPolicy
+from grun.evaluation.verdict import FORGETTING
+from grun.promotion import Decision, PromotionPolicy
 from pipelines.certifying import certificate_row
 from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import check_resources, connected

@@ -171,7 +171,7 @@ def _tokens(part: _Part, answers: Answers, reference: Answers | None) -> AnswerT
 
 def _environments(
     objective: Objective,
-    adapter: Adapter,
+    adapter: Adapter | None,
     batch: ForgetRetainBatch,
     retain: AnswerTokens,
     unrelated: AnswerTokens,
@@ -184,6 +184,7 @@ def _environments(
     if batch.environment_tokens:
         environments.append((unrelated, batch.environment_tokens))
     if objective.differentiates_twice:
+        assert adapter is not None
         parameters = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
         shares = [of_parameters(tokens, count, parameters) for tokens, count in environments]
     else:

@@ -18,9 +18,9 @@ from grun.compared import ChangedBase
 from grun.config import Recipe
 from grun.errors import TrainingError
 from grun.evaluation.report import EvalReport
+from grun.evaluation.verdict import FORGETTING, UTILITY
 from grun.interventions import Adapter
 from grun.lm import PrefixCache
-from grun.promotion import FORGETTING, UTILITY
 from pipelines.benchmarks.harness import Options, Report
 from pipelines.benchmarks.quality_base import QualityBase, quality_recipe
 from pipelines.benchmarks.quality_report import comparisons, quality_figure, quality_table
