@@ -254,6 +254,7 @@ def _workload(base: QualityBase, options: Options) -> dict[str, Any]:
         "edited_blocks": list(recipe.adapter.resolve_layers(base.lm.num_layers)),
         "chosen_by": f"utility ratio (at most 1) - forget ROUGE-L recall, on {_VALIDATION_ROWS} validation rows a set",
         "judged_on": "the test half",
+        "retain_probability": "of the set `retain`, or of `neighbours` where there is none",
         "grids": {
             name: {objective: [asdict(p) for p in s.points(objective)] for objective in OBJECTIVES} for name, s in SYSTEMS.items()
         },

@@ -12,7 +12,7 @@ from grun.evaluation.evaluate import AdapterScorer, Rows, Scorer
 from grun.evaluation.report import EvalReport
 from grun.evaluation.scores import RowScore, read_rows
 from grun.evaluation.sets import EvalSet, evaluation_sets
-from grun.evaluation.summary import ScoredSet, summarise
+from grun.evaluation.summary import RETAIN_ONLY_ROLES, ScoredSet, summarise
 from grun.interventions import Adapter
 from grun.lm import FrozenLM, PrefixCache
 from grun.lm.cache_build import cut_into_shards, write_shard
@@ -95,8 +95,9 @@ class QualityBase:
         return {s.name: tuple(known[s.name, p.record.digest, p.wording] for p in s.prompts) for s in sets}
 
     def sets(self, part: Literal["validation", "test"], *, max_rows: int | None = None) -> tuple[EvalSet, ...]:
-        """The sets of one half."""
-        return evaluation_sets(self.prepared.splits, part=part, max_rows=max_rows)
+        """The sets of one half; what serves membership inference alone is left out."""
+        sets = evaluation_sets(self.prepared.splits, part=part, max_rows=max_rows)
+        return tuple(s for s in sets if s.role != "nonmember")
 
     def score(
         self, system: Adapter | FrozenLM, sets: Sequence[EvalSet], thresholds: Sequence[float | None]
@@ -120,12 +121,12 @@ class QualityBase:
         threshold: float | None = None,
     ) -> EvalReport:
         """The same metrics for whatever said these rows."""
-        has_forget = "twin" in self.known and any(s.role == "forget" for s in sets)
+        compared = [s for s in sets if s.role in RETAIN_ONLY_ROLES]
         return summarise(
             [ScoredSet(s.name, s.role, s.digest, rows[s.name]) for s in sets],
             base_digest=self.lm.info.digest,
             base_rows=self.rows("base", sets),
-            retain_only_rows=self.rows("twin", sets)["forget"] if has_forget else None,
+            retain_only_rows=self.rows("twin", compared) if "twin" in self.known and compared else None,
             layers=layers,
             threshold=threshold,
             part=part,

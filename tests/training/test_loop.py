@@ -225,7 +225,11 @@ def test_without_gates_every_tensor_learns_and_there_is_no_gate_term(tiny_lm: Fr
     task = make_task(adapter={"gate": {"kind": "none"}})
     before = {name: parameter.detach().clone() for name, parameter in task.adapter.named_parameters()}
     seen: list[Progress] = []
-    fit(TorchEngine(FullPass(tiny_lm)), task.adapter, task.objective, task.sampler, task.optimizer, callbacks=[seen.append])
+
+    def watch(progress: Progress) -> None:
+        seen.append(progress)
+
+    fit(TorchEngine(FullPass(tiny_lm)), task.adapter, task.objective, task.sampler, task.optimizer, callbacks=[watch])
     assert len(seen) == task.optimizer.total_steps
     assert all("gate/bce" not in progress.metrics and "forget/gd" in progress.metrics for progress in seen)
     assert not any(torch.equal(parameter, before[name]) for name, parameter in task.adapter.named_parameters())
