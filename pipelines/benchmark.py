@@ -1,6 +1,6 @@
 """Benchmark: measure what this project claims, and write it down.
 
-    python pipelines/benchmark.py <name> [--repeats N] [--data.path FOLDER] [--output FOLDER]
+    python pipelines/benchmark.py <name> [--repeats N] [--data.kind testbed|tofu] [--data.path FOLDER] [--output FOLDER]
 
 Prints a table, and writes `<output>/<name>.json` and `<output>/<name>.png`. Ratios are taken in one run, between ways
 that take turns; see :mod:`pipelines.benchmarks.harness`.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 
@@ -50,13 +50,20 @@ def parse_options(argv: Sequence[str] | None = None) -> tuple[str, Options]:
     """
     listed = "\n".join(f"  {name:<12}{benchmark.summary}" for name, benchmark in BENCHMARKS.items())
     parser = _Parser(
-        usage=f"{_COMMAND} NAME [--repeats N] [--data.path FOLDER] [--output FOLDER]",
+        usage=f"{_COMMAND} NAME [--repeats N] [--data.kind KIND] [--data.path FOLDER] [--output FOLDER]",
         description=f"Measure what this project claims, and write it down.\n\nbenchmarks:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="which benchmark")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="times that each way is run [default: 5]")
+    parser.add_argument(
+        "--data.kind",
+        dest="data_kind",
+        choices=("testbed", "tofu"),
+        metavar="KIND",
+        help="what `quality`, which runs once, is measured on: testbed or tofu [default: testbed]",
+    )
     parser.add_argument(
         "--data.path",
         dest="data",
@@ -79,7 +86,10 @@ def parse_options(argv: Sequence[str] | None = None) -> tuple[str, Options]:
         raise ConfigError(f"the name of a benchmark must follow `{_COMMAND}`, got {got}; the benchmarks are:\n{listed}")
     if values.repeats < 1:
         raise ConfigError(f"`--repeats` must be at least 1, got {values.repeats}; leave it out for 5")
-    return values.name, Options(values.data, values.output, values.repeats, values.tiny)
+    if values.data_kind is not None and values.name != "quality":
+        raise ConfigError(f"`--data.kind` is an option of `quality` alone, got it with `{values.name}`; leave it out")
+    kind: Literal["testbed", "tofu"] = values.data_kind or "testbed"
+    return values.name, Options(values.data, values.output, values.repeats, values.tiny, kind)
 
 
 def write_report(name: str, report: Report, options: Options, command: Sequence[str]) -> tuple[Path, Path]:
@@ -95,8 +105,9 @@ def write_report(name: str, report: Report, options: Options, command: Sequence[
         "tiny": options.tiny,
         "workload": report.workload,
         "rows": [asdict(row) for row in report.rows],
+        **({"records": list(report.records)} if report.records else {}),
     }
-    numbers, picture = (options.output / f"{name}.{suffix}" for suffix in ("json", "png"))
+    numbers, picture = (options.output / f"{report.name or name}.{suffix}" for suffix in ("json", "png"))
     numbers.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     report.figure.savefig(picture, dpi=130)
     return numbers, picture
@@ -123,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.work.mkdir(parents=True, exist_ok=True)
     report = BENCHMARKS[name].run(options)
     numbers, picture = write_report(name, report, options, sys.argv[1:] if argv is None else argv)
-    result(_table(report.rows))
+    result(report.table or _table(report.rows))
     ratios = {row.name: f"{row.ratio:.3g}" for row in report.rows if row.ratio is not None}
     summary(f"benchmark {name}", {**ratios, "numbers": str(numbers), "figure": str(picture)})
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from grun.adapters import copy_adapter, load_adapter, read_card
 from grun.certificate import Certificate
-from grun.config import Recipe
+from grun.config import NoGateConfig, Recipe
 from grun.errors import DataError
 from grun.evaluation.calibration import certify, holdout_halves, records_needed
 from pipelines.calibrating import read_ordinary
@@ -24,6 +24,8 @@ def no_certificate(recipe: Recipe, prepared: Prepared, threshold: float | None) 
     config = recipe.calibration
     if config.mode == "off":
         return "`calibration.mode` is off"
+    if isinstance(recipe.adapter.gate, NoGateConfig):
+        return "without gates (`adapter.gate.kind` none) every prompt is touched"
     if threshold is None:
         return "soft gates (`adapter.gate_threshold` unset) touch every prompt a little"
     have, needed = _halves(prepared), records_needed(config.alpha, config.delta)
@@ -54,7 +56,8 @@ def check_calibration(recipe: Recipe, prepared: Prepared, threshold: float | Non
     if reason is None:
         return
     config = recipe.calibration
-    too_few = config.mode != "off" and threshold is not None
+    has_gates = not isinstance(recipe.adapter.gate, NoGateConfig)
+    too_few = config.mode != "off" and has_gates and threshold is not None
     if too_few and recipe.promotion.require_certificate:
         raise DataError(
             f"{reason}; hold more records out (`data.holdout_frac`, or a larger holdout set), raise `calibration.alpha`, or do without "

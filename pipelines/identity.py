@@ -24,10 +24,12 @@ def identical_where_closed(
     """Count held-out ordinary prompts whose gates stay closed, and those of them with logits equal to the base's. Runs as a task.
 
     Returns:
-        (identical, closed).
+        (identical, closed); none are closed by an adapter without gates.
     """
     lm = loaded_base(recipe, base)
     adapter, card = load_adapter(adapter_folder, lm)
+    if not adapter.gated_layers:
+        return 0, 0
     threshold = card.adapter.gate_threshold
     encoder = PromptEncoder(lm.tokenizer, recipe.prompt, context=lm.context)
     _request, splits = read_prepared(prepared)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from grun.config import Recipe
 from grun.evaluation.report import EvalReport
+from grun.evaluation.verdict import FORGETTING
 from grun.promotion import Decision, PromotionPolicy
 from pipelines.certifying import certificate_row
 from pipelines.checks import check_full_precision
@@ -78,7 +79,7 @@ def _judge(recipe: Recipe, prepared: Prepared, registry: Registry, lease: Lease,
             test, prepared, champion_folder, folder / f"v{champion}", title=f"judging the champion, version {champion}"
         )
     decision = PromotionPolicy(recipe.promotion).decide(report, incumbent)
-    if (rows := report["gate/forget_open_rate"].num_samples) < _FEW_ROWS:
+    if (rows := report[FORGETTING].num_samples) < _FEW_ROWS:
         note(f"only {rows} forget prompts decide this: one of them more or less moves a rate by {1 / rows:.0%}")
     comparison = HelperTask(
         "comparing logits",

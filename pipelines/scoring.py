@@ -189,7 +189,8 @@ def score_adapter(
         score_reference(recipe, prepared, retain_only)
     retain_only_rows = _retain_only_rows(recipe, prepared, sets, retain_only)
     adapter_scorer = AdapterScorer(scorer, adapter, sets, base_rows)
-    ordinary = ordinary_of(adapter_scorer, splits) if calibrates and recipe.calibration.mode != "off" else None
+    calibrates = calibrates and recipe.calibration.mode != "off" and bool(adapter.gated_layers)
+    ordinary = ordinary_of(adapter_scorer, splits) if calibrates else None
     if ordinary is not None and recipe.calibration.mode == "raise":
         thresholds = raised(recipe.calibration, ordinary, thresholds)
     questions = questions_of(recipe)
@@ -205,7 +206,7 @@ def score_adapter(
             adapter_digest=adapter_digest,
             base_rows=base_rows,
             retain_only_rows=retain_only_rows,
-            layers=adapter.layers,
+            layers=adapter.gated_layers,
             threshold=threshold,
             part=evaluation.part,
         )
@@ -216,7 +217,7 @@ def score_adapter(
         rows, report, scored_sets = scored(threshold)
         if in_detail:
             points = [curve_point(report if t == threshold else scored(t)[1], t) for t in curve_thresholds(threshold)]
-            gates = gate_histograms(scored_sets, adapter.layers)
+            gates = gate_histograms(scored_sets, adapter.gated_layers)
             report = report.model_copy(update={"gates": gates, "curve": tuple(points)})
         # gates were counted on the base as it is on disk; nothing is promised of another
         if scorer.lm.info.variant is None and card.certificate is not None and card.certificate.covers(threshold):

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from ray import tune
 from ray.tune.search.sample import Categorical, Domain
 
-from grun.config import Recipe
+from grun.config import NoGateConfig, Recipe
 from grun.config.base import field_names
 from grun.errors import ConfigError, near_miss
 
@@ -67,11 +67,16 @@ class Space:
         return [apply_point(recipe, dict(zip(deciding, values, strict=True))) for values in product(*deciding.values())]
 
     def check(self, recipe: Recipe) -> None:
-        """Refuse a space with a path that no recipe has, or that decides what is prepared once for all trials.
+        """Refuse a space with a path that no recipe has, or that decides what is prepared once for all trials; and a recipe without gates.
 
         Raises:
-            ConfigError: with the path and the near miss.
+            ConfigError: with the path and the near miss, or with the kind of gate.
         """
+        if isinstance(recipe.adapter.gate, NoGateConfig):
+            raise ConfigError(
+                f"a sweep chooses among gates and their thresholds, got `adapter.gate.kind` {recipe.adapter.gate.kind!r} and space "
+                f"`{self.name}`; name a gate, or train the one adapter with `train`"
+            )
         for path in self.dimensions:
             if path in _DECIDES_WHAT_IS_PREPARED:
                 raise ConfigError(

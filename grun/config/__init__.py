@@ -4,7 +4,7 @@ A new section is a file here and a field of :class:`Recipe`; a new kind of a uni
 and a line in its table (`GATES`, `FORGET_TERMS`, ...), which the contract tests then demand.
 """
 
-from grun.config.adapter import AdapterConfig, GateConfig, LinearGateConfig, Mlp3GateConfig, Mlp5GateConfig
+from grun.config.adapter import AdapterConfig, GateConfig, LinearGateConfig, Mlp3GateConfig, Mlp5GateConfig, NoGateConfig
 from grun.config.augmentation import AugmentationConfig
 from grun.config.base import Config
 from grun.config.cache import CacheConfig
@@ -64,6 +64,7 @@ __all__ = [
     "Mlp5GateConfig",
     "ModelConfig",
     "NegativeConfig",
+    "NoGateConfig",
     "NpoConfig",
     "ObjectiveConfig",
     "PromotionConfig",

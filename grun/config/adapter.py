@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from grun.config.base import Config
 
-__all__ = ["AdapterConfig", "GateConfig", "LinearGateConfig", "Mlp3GateConfig", "Mlp5GateConfig"]
+__all__ = ["AdapterConfig", "GateConfig", "LinearGateConfig", "Mlp3GateConfig", "Mlp5GateConfig", "NoGateConfig"]
 
 
 class LinearGateConfig(Config):
@@ -28,8 +28,14 @@ class Mlp5GateConfig(Config):
     kind: Literal["mlp_5"] = "mlp_5"
 
 
-GateConfig = Annotated[LinearGateConfig | Mlp3GateConfig | Mlp5GateConfig, Field(discriminator="kind")]
-"""The three gates of the paper, told apart by `kind`."""
+class NoGateConfig(Config):
+    """No gate, LoReFT as it was published: every prompt gets the whole edit, and no gate threshold does anything."""
+
+    kind: Literal["none"] = "none"
+
+
+GateConfig = Annotated[LinearGateConfig | Mlp3GateConfig | Mlp5GateConfig | NoGateConfig, Field(discriminator="kind")]
+"""The three gates of the paper and none at all, told apart by `kind`."""
 
 Depth = Annotated[float, Field(ge=0, lt=1)]
 
@@ -44,7 +50,7 @@ class AdapterConfig(Config):
     rank: PositiveInt = 4
     """Rank of LoReFT."""
     gate: GateConfig = LinearGateConfig()
-    """What decides, from the last prompt token, how much of the edit is applied."""
+    """What decides, from the last prompt token, how much of the edit is applied; `none`: nothing does, it is all applied."""
     gate_threshold: float | None = Field(default=0.5, ge=0, le=1)
     """At inference a gate value below it counts as 0, so that a closed gate is the identity; unset: soft gates."""
 

@@ -154,7 +154,7 @@ class Scorer:
                     gates[index] = generated.gate_logits[offset].cpu()
             if self.on_progress is not None:
                 self.on_progress(len(chosen))
-        return texts, gates if model.adapter is not None else None
+        return texts, gates if model.adapter is not None and model.adapter.gated_layers else None
 
     def closed_gate_values(self, prompts: Sequence[EvalPrompt], adapter: Adapter) -> Tensor:
         """Gate values (rows, L) with every edit held back, which decide whether anything opens."""
@@ -218,12 +218,19 @@ class AdapterScorer:
         self.adapter = adapter
         self.sets = tuple(sets)
         self.base_rows = base_rows
-        self.closed = {s.name: scorer.closed_gate_values(s.prompts, adapter) for s in sets}
-        self.soft = {s.name: scorer.gate_values(s.prompts, adapter, threshold=None) for s in sets}
+        self.closed = {s.name: self._gate_values(s, _ALL_CLOSED) for s in sets}
+        self.soft = {s.name: self._gate_values(s, None) for s in sets}
         self._soft_rows: dict[tuple[str, int], RowScore] = {}
 
+    def _gate_values(self, evaluated: EvalSet, threshold: float | None) -> Tensor:
+        if not self.adapter.gated_layers:
+            return torch.empty(len(evaluated.prompts), 0)
+        return self.scorer.gate_values(evaluated.prompts, self.adapter, threshold=threshold)
+
     def rows(self, threshold: float | None) -> Rows:
-        """Return the scores at a gate threshold (None: soft gates)."""
+        """Return the scores at a gate threshold (None: soft gates); without gates there is nothing that it could close."""
+        if not self.adapter.gated_layers:
+            threshold = None
         return {s.name: self._set_rows(s, threshold) for s in self.sets}
 
     def _set_rows(self, evaluated: EvalSet, threshold: float | None) -> tuple[RowScore, ...]:

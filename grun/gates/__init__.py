@@ -3,18 +3,20 @@
 from collections.abc import Callable
 from functools import partial
 
-from grun.config import Config, GateConfig, LinearGateConfig, Mlp3GateConfig, Mlp5GateConfig
+from grun.config import Config, GateConfig, LinearGateConfig, Mlp3GateConfig, Mlp5GateConfig, NoGateConfig
 from grun.gates.base import AbstractGate
 from grun.gates.linear import LinearGate
 from grun.gates.mlp import MlpGate
+from grun.gates.none import NoGate
 from grun.gates.threshold import apply_threshold
 
-__all__ = ["GATES", "AbstractGate", "LinearGate", "MlpGate", "apply_threshold", "build_gate"]
+__all__ = ["GATES", "AbstractGate", "LinearGate", "MlpGate", "NoGate", "apply_threshold", "build_gate"]
 
 GATES: dict[type[Config], Callable[[int], AbstractGate]] = {
     LinearGateConfig: LinearGate,
     Mlp3GateConfig: partial(MlpGate, widths=(256, 64)),
     Mlp5GateConfig: partial(MlpGate, widths=(1024, 512, 256, 64)),
+    NoGateConfig: NoGate,
 }
 """What builds a gate of each kind, from the hidden size."""
 

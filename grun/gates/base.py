@@ -9,6 +9,7 @@ Shapes: D hidden size.
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -17,6 +18,9 @@ __all__ = ["AbstractGate"]
 
 class AbstractGate(nn.Module, ABC):
     """A gate. Its parameters are float32 and start as PyTorch initialises them, so that gate values start near 0.5."""
+
+    learns: ClassVar[bool] = True
+    """Whether there is anything to learn; logits of a gate without parameters are shown to no objective and no metric."""
 
     @abstractmethod
     def logits(self, h: Tensor) -> Tensor:

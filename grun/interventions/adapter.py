@@ -18,6 +18,9 @@ __all__ = ["Adapter", "build_adapter", "check_fits"]
 class Adapter(nn.Module):
     """Gated interventions by decoder block, shallowest first."""
 
+    idle_at_start: frozenset[str] = frozenset()
+    """Parameters without a gradient in the first step: none."""
+
     def __init__(self, interventions: dict[int, GatedIntervention]) -> None:
         super().__init__()
         self.layers = tuple(sorted(interventions))
@@ -34,6 +37,11 @@ class Adapter(nn.Module):
     def hidden_size(self) -> int:
         """Width D of the hidden states it edits."""
         return self.at(self.layers[0]).intervention.hidden_size
+
+    @property
+    def gated_layers(self) -> tuple[int, ...]:
+        """The blocks whose edit has a gate: all of them, or none."""
+        return tuple(layer for layer, gated in self if gated.gate.learns)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
         """Parameters for an optimizer: LoReFT's basis in a group of its own that is never decayed."""

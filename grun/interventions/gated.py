@@ -25,8 +25,8 @@ class Edited(NamedTuple):
 
     hidden: Tensor
     """(B, D) hidden states in the dtype they came in."""
-    gate_logits: Tensor
-    """(B,) u(h) in float32."""
+    gate_logits: Tensor | None
+    """(B,) u(h) in float32; None where there is no gate."""
 
 
 class GatedIntervention(nn.Module):
@@ -49,4 +49,4 @@ class GatedIntervention(nn.Module):
         edited = (wide + values.unsqueeze(-1) * self.intervention.edit(wide)).to(h.dtype)
         if threshold is not None:
             edited = torch.where((values > 0).unsqueeze(-1), edited, h)
-        return Edited(edited, logits)
+        return Edited(edited, logits if self.gate.learns else None)

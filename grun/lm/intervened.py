@@ -38,7 +38,7 @@ class Answers:
     hidden: Tensor | None
     """(N, D) output of the read block, where one was asked for."""
     gate_logits: Tensor | None
-    """(B, L) gate logits by edited block, shallowest first; None without an adapter."""
+    """(B, L) gate logits by edited block, shallowest first; None without an adapter, and where it has no gates."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class _Edits:
         self.edited = edited
         self.threshold = threshold
         self.prefill_only = prefill_only
-        self.logits: dict[int, Tensor] = {}
+        self.logits: dict[int, Tensor | None] = {}
 
     def at(self, layer: int) -> Callable[[Tensor], Tensor]:
         def edit(h: Tensor) -> Tensor:
@@ -125,8 +125,9 @@ class _Edits:
 
         return edit
 
-    def gate_logits(self) -> Tensor:
-        return torch.stack([self.logits[layer] for layer in self.adapter.layers], dim=-1)
+    def gate_logits(self) -> Tensor | None:
+        columns = [logits for layer in self.adapter.gated_layers if (logits := self.logits[layer]) is not None]
+        return torch.stack(columns, dim=-1) if columns else None
 
 
 class IntervenedLM:

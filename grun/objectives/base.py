@@ -134,10 +134,10 @@ class ObjectiveInputs:
 
     forget: AnswerTokens
     retain: AnswerTokens
-    gate_logits_forget: Tensor
-    """(B_forget, L) gate logits u(h)."""
-    gate_logits_retain: Tensor
-    """(B_retain, L) gate logits u(h)."""
+    gate_logits_forget: Tensor | None
+    """(B_forget, L) gate logits u(h); None where what is trained has no gates, and so no gate term."""
+    gate_logits_retain: Tensor | None
+    """(B_retain, L) gate logits u(h), or None likewise."""
     totals: Totals
     preferred: AnswerTokens | None = None
     """Preferred answers to the prompts of the forget rows, row by row; None where the forget term compares none."""
@@ -149,7 +149,9 @@ class ObjectiveInputs:
             rows = (self.preferred.num_rows, self.forget.num_rows)
             assert rows[0] == rows[1], f"{rows[0]} preferred answers, {rows[1]} forget rows"
         for tokens, gate_logits in ((self.forget, self.gate_logits_forget), (self.retain, self.gate_logits_retain)):
-            assert len(gate_logits) == tokens.num_rows, f"{len(gate_logits)} rows of gate logits, {tokens.num_rows} sequences"
+            if gate_logits is not None:
+                assert len(gate_logits) == tokens.num_rows, f"{len(gate_logits)} rows of gate logits, {tokens.num_rows} sequences"
+        assert (self.gate_logits_forget is None) == (self.gate_logits_retain is None), "gates on one side only"
 
     def forget_nll(self) -> Tensor:
         """Return this worker's share of the mean cross-entropy of the forget answer tokens, in nats."""

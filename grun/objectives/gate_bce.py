@@ -19,6 +19,8 @@ __all__ = ["gate_bce"]
 def gate_bce(inputs: ObjectiveInputs) -> Tensor:
     """Return the mean binary cross-entropy of the gates, a scalar in nats."""
     forget, retain, totals = inputs.gate_logits_forget, inputs.gate_logits_retain, inputs.totals
+    assert forget is not None
+    assert retain is not None
     assert forget.shape[1:] == retain.shape[1:]
     log_likelihood = F.logsigmoid(forget.float()).sum() + F.logsigmoid(-retain.float()).sum()
     return -log_likelihood / ((totals.forget_rows + totals.retain_rows) * forget.shape[1])

@@ -3,7 +3,7 @@
     L = w(step) (a_f L_forget + a_r L_retain + a_i L_invariance) + a_g L_gate          w(step) = min(step / gate_warmup_steps, 1)
 
 Steps count from 1. While w is small, gates learn to tell the prompts apart before the edits learn what to do.
-Source: arXiv:2502.17823.
+What has no gates has no gate term. Source: arXiv:2502.17823.
 """
 
 from dataclasses import dataclass
@@ -123,18 +123,20 @@ class Objective:
         """Return the loss of a worker's share of the batch and its terms, at an optimizer step counted from 1.
 
         Beside the terms, the cross-entropies of the sub-batches are reported; where others replace the answers to forget,
-        that of the answers is not known and is left out.
+        that of the answers is not known and is left out. Without gates there is no gate term either.
         """
         config = self.config
         forget = self.forget.value(inputs, config.forget)
         retain = self.retain.value(inputs, config.retain)
-        gate = gate_bce(inputs)
-        terms = {self.forget.metric: forget, self.retain.metric: retain, "gate/bce": gate}
+        terms = {self.forget.metric: forget, self.retain.metric: retain}
         edit = config.forget.weight * forget + config.retain.weight * retain
         if config.invariance is not None:
             terms["invariance/penalty"] = invariance(inputs)
             edit = edit + config.invariance.weight * terms["invariance/penalty"]
-        loss = self.warmup(step) * edit + config.gate_weight * gate
+        loss = self.warmup(step) * edit
+        if inputs.gate_logits_forget is not None:
+            terms["gate/bce"] = gate = gate_bce(inputs)
+            loss = loss + config.gate_weight * gate
         terms["retain/nll_nats"] = inputs.retain_nll()
         if self.answers is AnswerSource.OWN:
             terms["forget/nll_nats"] = inputs.forget_nll()

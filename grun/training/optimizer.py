@@ -4,24 +4,41 @@ Each worker computes its share of the global gradient (its sums over the global 
 the shares and the loss terms up. From there on all workers do the same arithmetic on the same numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grun.config import TrainConfig
 from grun.errors import TrainingError
-from grun.interventions import Adapter
 from grun.training.engine import Engine
 from grun.training.schedules import learning_rate_scale
 
-__all__ = ["AdapterOptimizer"]
+__all__ = ["AdapterOptimizer", "Trainable"]
+
+
+class Trainable(Protocol):
+    """What learns: an adapter, or a base that is compared with one."""
+
+    @property
+    def idle_at_start(self) -> frozenset[str]:
+        """Parameters that rightly have no gradient in the first step."""
+        ...
+
+    def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """The parameters that learn."""
+        ...
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
+        """The same for an optimizer, by whether they are decayed."""
+        ...
 
 
 class AdapterOptimizer:
     """Gradient summation, clipping, AdamW and the learning-rate schedule."""
 
-    def __init__(self, adapter: Adapter, config: TrainConfig, *, total_steps: int) -> None:
+    def __init__(self, adapter: Trainable, config: TrainConfig, *, total_steps: int) -> None:
         self.adapter = adapter
         self.config = config
         self.total_steps = total_steps
@@ -69,7 +86,7 @@ class AdapterOptimizer:
                 "Lower `train.learning_rate` or the weight of the forget term"
             )
         if step == 0:
-            idle = [name for name, grad in grads.items() if not bool(grad.any())]
+            idle = [n for n, grad in grads.items() if n not in self.adapter.idle_at_start and not bool(grad.any())]
             if idle:
                 raise TrainingError(
                     f"every trainable tensor must receive a gradient in the first step, got none for {idle}; "

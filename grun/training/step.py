@@ -30,7 +30,7 @@ def _of_one_worker(values: Tensor) -> None:
 
 def forward(
     base: Pass,
-    adapter: Adapter,
+    adapter: Adapter | None,
     batch: ForgetRetainBatch,
     objective: Objective,
     *,
@@ -40,6 +40,7 @@ def forward(
     """Run the intervened model on a worker's share of a batch, and the reference where the objective needs it.
 
     Args:
+        adapter: None where it is the base itself that learns.
         sum_: sums a tensor over all workers, in place; called only by objectives with a regulariser, once.
     """
     parts = _Parts(
@@ -53,14 +54,13 @@ def forward(
     with _attention(objective):
         answers = base.answers(parts.examples, adapter, keep_logits=Needs.LOGITS in parts.needs, read_layer=read_layer)
     gate_logits = answers.gate_logits
-    assert gate_logits is not None
     forget, retain, preferred, environment = parts.tokens(answers, base, read_layer)
     num_forget, num_retain = len(batch.forget), len(batch.retain)
     return ObjectiveInputs(
         forget=forget,
         retain=retain,
-        gate_logits_forget=gate_logits[:num_forget],
-        gate_logits_retain=gate_logits[num_forget : num_forget + num_retain],
+        gate_logits_forget=None if gate_logits is None else gate_logits[:num_forget],
+        gate_logits_retain=None if gate_logits is None else gate_logits[num_forget : num_forget + num_retain],
         totals=Totals(
             batch.forget_rows,
             batch.forget_tokens,
@@ -171,7 +171,7 @@ def _tokens(part: _Part, answers: Answers, reference: Answers | None) -> AnswerT
 
 def _environments(
     objective: Objective,
-    adapter: Adapter,
+    adapter: Adapter | None,
     batch: ForgetRetainBatch,
     retain: AnswerTokens,
     unrelated: AnswerTokens,
@@ -184,6 +184,7 @@ def _environments(
     if batch.environment_tokens:
         environments.append((unrelated, batch.environment_tokens))
     if objective.differentiates_twice:
+        assert adapter is not None
         parameters = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
         shares = [of_parameters(tokens, count, parameters) for tokens, count in environments]
     else:

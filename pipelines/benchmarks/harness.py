@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from matplotlib.figure import Figure
 
@@ -34,6 +34,8 @@ class Options:
     """How often each way is timed."""
     tiny: bool = False
     """Toy sizes: whether it runs, and not what it costs."""
+    data_kind: Literal["testbed", "tofu"] = "testbed"
+    """Which data `quality` is measured on; the others say for themselves."""
 
     @property
     def work(self) -> Path:
@@ -84,6 +86,12 @@ class Report:
     figure: Figure
     workload: Mapping[str, Any] = field(default_factory=dict)
     """The sizes that it was measured at."""
+    name: str = ""
+    """Name of its files, where it is not that of the benchmark."""
+    records: Sequence[Mapping[str, Any]] = ()
+    """Rows of a table of its own; `rows` then compare them."""
+    table: str = ""
+    """That table as text, printed in the place of `rows`."""
 
 
 def timed(action: Callable[[int], object], *, sync: Callable[[], None] = lambda: None) -> Callable[[int], Seconds]:

@@ -71,6 +71,7 @@ class PyreftInputs:
         return tokens, torch.stack(self.gate_logits, dim=-1)
 
     def _collect(self, _module: nn.Module, _args: Any, output: Edited) -> None:
+        assert output.gate_logits is not None
         self.gate_logits.append(output.gate_logits)
 
     @contextmanager

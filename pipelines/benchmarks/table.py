@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipelines.benchmarks import gpu, inference, memory, overhead, scale, step, sweep
+from pipelines.benchmarks import gpu, inference, memory, overhead, quality, scale, step, sweep
 from pipelines.benchmarks.harness import Options, Report
 
 __all__ = ["BENCHMARKS", "Benchmark"]
@@ -28,5 +28,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "memory": Benchmark("peak memory of a training worker: full, cached, cached and sharded by ZeRO-3", memory.run),
     "inference": Benchmark("prefill and decoding with an adapter against the base alone", inference.run),
     "scale": Benchmark("how costs grow with prompt length, depth, width and number of examples", scale.run),
+    "quality": Benchmark(
+        "GRUN, LoReFT without a gate, LoRA and full fine-tuning with GD, NPO and IDK: forgetting, utility, parameters, CPU time",
+        quality.run,
+    ),
     "gpu": Benchmark("a training step of Llama-3.1-8B's shape on a CUDA device", gpu.run),
 }

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from grun.adapters import AdapterCard, digest_adapter, load_adapter, read_card, save_adapter
-from grun.config import AdapterConfig, GateConfig, LinearGateConfig, Mlp3GateConfig, Mlp5GateConfig
+from grun.config import AdapterConfig, GateConfig, LinearGateConfig, Mlp3GateConfig, Mlp5GateConfig, NoGateConfig
 from grun.data.batches import TokenBatch, collate
 from grun.data.prompts import Example
 from grun.errors import AdapterError
@@ -66,7 +66,9 @@ def assert_orthonormal(adapter: Adapter) -> None:
         torch.testing.assert_close(basis.T @ basis, torch.eye(basis.shape[1]), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("gate", [LinearGateConfig(), Mlp3GateConfig(), Mlp5GateConfig()], ids=lambda gate: gate.kind)
+@pytest.mark.parametrize(
+    "gate", [LinearGateConfig(), Mlp3GateConfig(), Mlp5GateConfig(), NoGateConfig()], ids=lambda gate: gate.kind
+)
 def test_round_trip_is_bit_identical(tmp_path: Path, lm: FrozenLM, batch: TokenBatch, gate: GateConfig) -> None:
     config = AdapterConfig(layers=(0, 1, 3), rank=3, gate=gate, gate_threshold=0.25)
     adapter = build_adapter(config, hidden_size=lm.hidden_size, num_layers=lm.num_layers, seed=1)
@@ -236,8 +238,9 @@ def test_a_card_that_is_not_json_is_refused(tmp_path: Path, adapter: Adapter, ca
         (lambda values: values["adapter"].update(layers=[1, 2]), r"interventions\.3"),
         (lambda values: values["adapter"].update(layers=[1]), r"interventions\.3"),
         (lambda values: values["adapter"].update(gate={"kind": "mlp_3"}), r"gate\.layers\.0"),
+        (lambda values: values["adapter"].update(gate={"kind": "none"}), r"gate\.linear"),
     ],
-    ids=["rank", "other layer", "fewer layers", "gate"],
+    ids=["rank", "other layer", "fewer layers", "gate", "no gate"],
 )
 def test_tensors_must_be_those_of_the_card(
     tmp_path: Path, lm: FrozenLM, adapter: Adapter, card: AdapterCard, change: Callable[[dict[str, Any]], None], message: str

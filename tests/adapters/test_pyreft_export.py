@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 
 from grun.adapters.pyreft_export import last_prompt_locations, to_pyreft
-from grun.config import AdapterConfig
+from grun.config import AdapterConfig, NoGateConfig
 from grun.data.batches import TokenBatch, collate
 from grun.data.prompts import Example
 from grun.errors import AdapterError
@@ -122,3 +122,13 @@ def test_an_adapter_for_another_base_is_refused(lm: FrozenLM) -> None:
     deep = build_adapter(AdapterConfig(layers=(1, 9)), hidden_size=32, num_layers=12, seed=0)
     with pytest.raises(AdapterError, match=r"lie in 0\.\.3, .* got \[1, 9\]"):
         to_pyreft(deep, lm, threshold=None)
+
+
+@pytest.mark.parametrize("threshold", [None, 1.0])
+@torch.no_grad()
+def test_an_adapter_without_gates_is_plain_loreft(lm: FrozenLM, threshold: float | None) -> None:
+    adapter = build_adapter(AdapterConfig(layers=(1, 3), rank=2, gate=NoGateConfig()), hidden_size=32, num_layers=4, seed=0)
+    batch = collate(EXAMPLES, pad_id=lm.pad_id)
+    ours = IntervenedLM(lm, adapter, threshold=threshold).logits(batch)
+    assert not torch.equal(ours, IntervenedLM(lm).logits(batch))
+    assert torch.equal(pyreft_logits(to_pyreft(adapter, lm, threshold=threshold), batch, 2), ours)

@@ -249,6 +249,20 @@ def test_a_step_down_the_loss_approaches_every_goal(objective: Objective) -> Non
     assert improved.terms["gate/bce"] < output.terms["gate/bce"]
 
 
+def test_without_gates_there_is_no_gate_term(objective: Objective) -> None:
+    forget, retain = Side((3, 1, 4), seed=0), Side((2, 5), seed=1)
+    gated = inputs_of(objective, forget, retain)
+    whole, ungated = objective(gated, step=1), objective(replace(gated, gate_logits_forget=None, gate_logits_retain=None), step=1)
+    assert whole.terms.keys() - ungated.terms.keys() == {"gate/bce"}
+    assert all(torch.equal(value, whole.terms[key]) for key, value in ungated.terms.items())
+    config = objective.config
+    expected = (
+        config.forget.weight * ungated.terms[objective.forget.metric]
+        + config.retain.weight * ungated.terms[objective.retain.metric]
+    )
+    torch.testing.assert_close(ungated.loss.detach(), expected)
+
+
 def test_each_term_reads_its_own_side(objective: Objective) -> None:
     forget, other_forget = Side((3, 1, 4), seed=0), Side((2,), seed=2)
     retain, other_retain = Side((2, 5), seed=1), Side((1, 1, 1, 1), seed=3)
@@ -281,8 +295,8 @@ def test_workers_add_up_to_the_global_batch(
             whole,
             forget=rows(whole.forget, a, b),
             retain=rows(whole.retain, c, d),
-            gate_logits_forget=whole.gate_logits_forget[a:b],
-            gate_logits_retain=whole.gate_logits_retain[c:d],
+            gate_logits_forget=forget.gates[a:b],
+            gate_logits_retain=retain.gates[c:d],
             preferred=None if whole.preferred is None else rows(whole.preferred, a, b),
             environments=environments(rows(whole.retain, c, d), whole),
         )
@@ -315,8 +329,8 @@ def test_the_order_of_tokens_and_rows_does_not_matter(objective: Objective) -> N
         forget=shuffle(inputs.forget, torch.tensor([2, 0, 1])),
         retain=shuffle(inputs.retain, torch.tensor([1, 0])),
         preferred=None if inputs.preferred is None else shuffle(inputs.preferred, torch.tensor([2, 0, 1])),
-        gate_logits_forget=inputs.gate_logits_forget[[1, 2, 0]],
-        gate_logits_retain=inputs.gate_logits_retain.flip(0),
+        gate_logits_forget=forget.gates[[1, 2, 0]],
+        gate_logits_retain=retain.gates.flip(0),
     )
     torch.testing.assert_close(objective(shuffled, step=1).loss, objective(inputs, step=1).loss)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from grun.config import AdapterConfig, PromptConfig
+from grun.config import AdapterConfig, NoGateConfig, PromptConfig
 from grun.data.prompts import Example, PromptEncoder
 from grun.data.records import QARecord, TextRecord
 from grun.evaluation.calibration import OrdinaryGates
@@ -320,3 +320,17 @@ def test_an_answer_of_the_end_alone_has_nothing_to_memorize(scorer: Scorer, monk
     [row] = scorer.score_prompts("holdout", [EvalPrompt(BARE, "question")])
     assert (row.num_answer_tokens, row.exact_memorization, row.extraction_strength) == (1, None, None)
     assert (row.min_k_nats, row.min_k_plus_plus, row.zlib_bytes) == (None, None, 8)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.5, 1.0])
+def test_without_gates_a_threshold_does_nothing(scorer: Scorer, base_rows: Rows, threshold: float | None) -> None:
+    config = AdapterConfig(layers=(0, 3), rank=4, gate=NoGateConfig())
+    ungated = build_adapter(config, hidden_size=32, num_layers=4, seed=0).eval()
+    with torch.no_grad():
+        for _layer, gated in ungated:
+            gated.intervention.learned_source.weight.mul_(8)
+    rows = AdapterScorer(scorer, ungated, SETS, base_rows).rows(threshold)
+    for name in rows:
+        assert_same(rows[name], scorer.score(SETS, adapter=ungated)[name])
+        assert {(row.gate_values, row.opened) for row in rows[name]} == {((), None)}
+        assert all(row.answer_nll_nats != base.answer_nll_nats for row, base in zip(rows[name], base_rows[name], strict=True))

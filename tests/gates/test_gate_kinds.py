@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from grun.config import LinearGateConfig, Mlp3GateConfig, Mlp5GateConfig
-from grun.gates import LinearGate, MlpGate, build_gate
+from grun.config import LinearGateConfig, Mlp3GateConfig, Mlp5GateConfig, NoGateConfig
+from grun.gates import LinearGate, MlpGate, apply_threshold, build_gate
 
 
 def test_linear_gate_of_the_reference_example() -> None:
@@ -31,12 +31,19 @@ def test_mlp_gate_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "parameters"), [(LinearGateConfig(), 4_097), (Mlp3GateConfig(), 1_065_345), (Mlp5GateConfig(), 4_867_969)]
+    ("config", "parameters"),
+    [(LinearGateConfig(), 4_097), (Mlp3GateConfig(), 1_065_345), (Mlp5GateConfig(), 4_867_969), (NoGateConfig(), 0)],
 )
 def test_parameter_counts_of_the_paper(config: LinearGateConfig, parameters: int) -> None:
     with torch.device("meta"):
         gate = build_gate(config, 4096)
     assert sum(parameter.numel() for parameter in gate.parameters()) == parameters
+
+
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.5, 1.0])
+def test_without_a_gate_the_value_is_1_at_every_threshold(threshold: float | None) -> None:
+    logits = build_gate(NoGateConfig(), 4).logits(torch.tensor([[torch.nan, -1e30, 0.0, 1.0]]))
+    assert apply_threshold(logits.sigmoid(), threshold).tolist() == [1.0]
 
 
 def test_mlp_layers_alternate_linear_and_relu() -> None:

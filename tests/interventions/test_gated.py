@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from grun.config import AdapterConfig, GateConfig, LinearGateConfig, Mlp3GateConfig, Mlp5GateConfig
+from grun.config import AdapterConfig, GateConfig, LinearGateConfig, Mlp3GateConfig, Mlp5GateConfig, NoGateConfig
 from grun.errors import ConfigError
 from grun.gates import LinearGate
 from grun.interventions import Adapter, GatedIntervention, LoReFT, build_adapter, check_fits
@@ -46,6 +46,7 @@ def test_reference_example() -> None:
     h = torch.tensor([[1.0, 2.0, 3.0]])
     edited = GatedIntervention(gate, loreft)(h)
     assert (loreft.edit(h) @ loreft.basis).item() == pytest.approx(-5.85, abs=1e-6)
+    assert edited.gate_logits is not None
     assert edited.gate_logits.tolist() == pytest.approx([0.65], abs=1e-6)
     assert edited.gate_logits.sigmoid().item() == pytest.approx(0.6570104627, abs=1e-7)
     assert edited.hidden[0].tolist() == pytest.approx([1.0, -0.3061067240, -0.0748089653], abs=1e-6)
@@ -56,8 +57,33 @@ def test_edit_is_the_gate_value_times_the_ungated_edit(gate: GateConfig) -> None
     gated, h = build(gate).at(2), rows(8)
     edited = gated(h)
     values = gated.gate.logits(h).sigmoid()
+    assert edited.gate_logits is not None
     assert torch.equal(edited.gate_logits.sigmoid(), values)
     torch.testing.assert_close(edited.hidden - h, values[:, None] * gated.intervention.edit(h), rtol=0, atol=1e-5)
+
+
+@DTYPES
+@pytest.mark.parametrize("threshold", [None, 0.5, 1.0])
+def test_without_a_gate_it_is_the_published_loreft(dtype: torch.dtype, threshold: float | None) -> None:
+    h = rows(8).to(dtype)
+    ungated = build(NoGateConfig())
+    edited = ungated.at(2)(h, threshold=threshold)
+    assert torch.equal(edited.hidden, ungated.at(2).intervention(h))
+    assert edited.gate_logits is None
+    assert ungated.gated_layers == ()
+    assert build().gated_layers == (0, 2)
+
+
+@DTYPES
+def test_without_a_gate_it_is_one_that_is_forced_open(dtype: torch.dtype) -> None:
+    gated, ungated, h = build(), build(NoGateConfig()), rows(8).to(dtype)
+    for layer, other in ungated:
+        other.intervention.load_state_dict(gated.at(layer).intervention.state_dict())
+        forced = gated.at(layer)
+        forced.gate.load_state_dict({"linear.weight": torch.zeros(1, HIDDEN_SIZE), "linear.bias": torch.tensor([1e4])})
+        assert torch.equal(other(h).hidden, forced(h).hidden)
+    # D r + r for W and b and D r for the raw basis, in two blocks
+    assert sum(p.numel() for p in ungated.parameters()) == 2 * (HIDDEN_SIZE * 3 + 3 + HIDDEN_SIZE * 3)
 
 
 @DTYPES
@@ -81,6 +107,8 @@ def test_open_rows_do_not_depend_on_the_threshold(gated: GatedIntervention, dtyp
     assert not is_open.all()
     assert torch.equal(hard.hidden[is_open], soft.hidden[is_open])
     assert torch.equal(hard.hidden[~is_open], h[~is_open])
+    assert hard.gate_logits is not None
+    assert soft.gate_logits is not None
     assert torch.equal(hard.gate_logits, soft.gate_logits)
 
 

@@ -41,3 +41,9 @@ def test_preferred_answers_of_other_rows_are_refused() -> None:
     gates, totals = torch.zeros(2, 1), Totals(2, 3, 2, 3)
     with pytest.raises(AssertionError, match="1 preferred answers, 2 forget rows"):
         ObjectiveInputs(tokens, tokens, gates, gates, totals, preferred=AnswerTokens(torch.ones(2), torch.tensor([0, 0]), 1))
+
+
+def test_gates_on_one_side_only_are_refused() -> None:
+    tokens = AnswerTokens(torch.ones(3), torch.tensor([0, 1, 1]), 2)
+    with pytest.raises(AssertionError, match="gates on one side only"):
+        ObjectiveInputs(tokens, tokens, torch.zeros(2, 1), None, Totals(2, 3, 2, 3))

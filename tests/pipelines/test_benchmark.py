@@ -114,6 +114,8 @@ class TestCommand:
             (["step", "--repeats", "0"], "`--repeats` must be at least 1, got 0"),
             (["step", "--repeats", "many"], "invalid int value: 'many'; `--help`"),
             (["step", "--colour"], "unrecognized arguments: --colour; `--help`"),
+            (["quality", "--data.kind", "paper"], "invalid choice: 'paper'"),
+            (["step", "--data.kind", "tofu"], "`--data.kind` is an option of `quality` alone, got it with `step`"),
         ],
     )
     def test_a_wrong_option_is_refused(self, argv: list[str], message: str) -> None:
@@ -125,7 +127,7 @@ class TestCommand:
             parse_options(["--help"])
         assert stop.value.code == 0
         said = capsys.readouterr().out
-        assert all(word in said for word in (*BENCHMARKS, "--repeats", "--data.path", "--output"))
+        assert all(word in said for word in (*BENCHMARKS, "--repeats", "--data.kind", "--data.path", "--output"))
 
     def test_gpu_without_a_gpu_is_a_mistake_that_the_user_can_mend(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

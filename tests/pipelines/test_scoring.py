@@ -21,8 +21,10 @@ from grun.evaluation.scores import read_rows
 from grun.evaluation.sets import evaluation_sets
 from grun.interventions import build_adapter
 from grun.lm import FrozenLM, load_frozen_lm
+from grun.promotion import Decision, PromotionPolicy
 from pipelines import prepare as prepare_verb
 from pipelines.checks import note_missing_metrics
+from pipelines.identity import identical_where_closed
 from pipelines.prepare import check
 from pipelines.prepared import Prepared, plan, read_prepared, write_prepared
 from pipelines.reporting import complete, publish
@@ -70,6 +72,29 @@ def test_an_adapter_that_never_opens_is_reported_as_the_base(recipe: Recipe, pre
     shared = {metric.name: metric for metric in base.metrics if metric.name != "model_utility_ratio"}
     assert {"forget/probability", "forget_unseen/rouge_l_recall", "retain/truth_ratio_grun"} <= shared.keys()
     assert {name: with_adapter[name] for name in shared} == shared
+
+
+def test_an_adapter_without_gates_is_reported_without_their_metrics(recipe: Recipe, prepared: Prepared, tmp_path: Path) -> None:
+    ungated = recipe.replace({"adapter": {"gate": {"kind": "none"}}})
+    lm = load_frozen_lm(prepared.base)
+    adapter = build_adapter(ungated.adapter, hidden_size=lm.hidden_size, num_layers=lm.num_layers, seed=0)
+    card = AdapterCard(
+        adapter=ungated.adapter,
+        hidden_size=lm.hidden_size,
+        num_layers=lm.num_layers,
+        base_name=prepared.base,
+        base_digest=lm.info.digest,
+    )
+    folder = save_adapter(adapter, card, tmp_path / "adapter")
+    reports = score_adapter(ungated, prepared.folder, prepared.base, None, folder, tmp_path / "scores", [0.5, None])
+    closed, soft = reports.values()
+    assert closed.metrics == soft.metrics
+    assert {metric.name for metric in closed.metrics} == {metric.name for metric in report_base(recipe, prepared).metrics}
+    assert closed.value("forget/probability") != report_base(recipe, prepared).value("forget/probability")
+    decision = PromotionPolicy(recipe.promotion).decide(closed, None)
+    assert decision.decision is Decision.REJECT
+    assert any(reason.startswith("gate/auroc must be known") for reason in decision.reasons)
+    assert identical_where_closed(ungated, prepared.folder, prepared.base, folder) == (0, 0)
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])

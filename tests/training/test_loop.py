@@ -219,3 +219,17 @@ def test_a_spool_that_goes_on_keeps_what_was_written(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == (
         '{"step": 1, "time_ms": 2000, "metrics": {"a": 0.5}}\n{"step": 2, "time_ms": 2000, "metrics": {"a": 1.0}}\n'
     )
+
+
+def test_without_gates_every_tensor_learns_and_there_is_no_gate_term(tiny_lm: FrozenLM, make_task: MakeTask) -> None:
+    task = make_task(adapter={"gate": {"kind": "none"}})
+    before = {name: parameter.detach().clone() for name, parameter in task.adapter.named_parameters()}
+    seen: list[Progress] = []
+
+    def watch(progress: Progress) -> None:
+        seen.append(progress)
+
+    fit(TorchEngine(FullPass(tiny_lm)), task.adapter, task.objective, task.sampler, task.optimizer, callbacks=[watch])
+    assert len(seen) == task.optimizer.total_steps
+    assert all("gate/bce" not in progress.metrics and "forget/gd" in progress.metrics for progress in seen)
+    assert not any(torch.equal(parameter, before[name]) for name, parameter in task.adapter.named_parameters())

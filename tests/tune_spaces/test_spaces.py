@@ -188,3 +188,9 @@ def test_variants_are_the_placements_and_objectives_of_a_space_and_nothing_else(
     space = Space("x", "y", {"objective.forget.kind": choice("gd", "npo"), "adapter.layers": choice([1], [2, 3])})
     found = {(variant.objective.forget.kind, variant.adapter.layers) for variant in space.variants(recipe)}
     assert found == {("gd", (1,)), ("gd", (2, 3)), ("npo", (1,)), ("npo", (2, 3))}
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_recipe_without_gates_has_nothing_to_sweep(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"chooses among gates .*, got `adapter\.gate\.kind` 'none'.*name a gate"):
+        SPACES[name].check(Recipe.parse({"adapter": {"gate": {"kind": "none"}}}))
