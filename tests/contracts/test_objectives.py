@@ -260,6 +260,8 @@ def test_without_gates_there_is_no_gate_term(objective: Objective) -> None:
         config.forget.weight * ungated.terms[objective.forget.metric]
         + config.retain.weight * ungated.terms[objective.retain.metric]
     )
+    if config.invariance is not None:
+        expected = expected + config.invariance.weight * ungated.terms["invariance/penalty"]
     torch.testing.assert_close(ungated.loss.detach(), expected)
 
 
