@@ -22,7 +22,6 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
@@ -114,7 +113,9 @@ def save_model(path: str | Path, mlflow_model: "Model | None" = None, *, adapter
         FLAVOR_NAME,
         format_version=_FORMAT_VERSION,
         sha256=digests,
-        **{f"base_{key}": value for key, value in asdict(base).items()},
+        "base_name": base.name,
+        "base_revision": base.revision,
+        "base_digest": base.digest,
     )
     # MLflow lets a user override only keys that are present here.
     defaults = {"base_path": base.name, "max_new_tokens": _MAX_NEW_TOKENS}

@@ -15,7 +15,7 @@ SPACE = Space(
         "adapter.relative_depths": choice(*PLACEMENTS),
         "adapter.rank": choice(*RANKS),
         "adapter.gate.kind": choice("linear", "mlp_3"),
-        "train.learning_rate": tune.loguniform(2e-3, 2e-2),
+        "train.learning_rate": tune.loguniform(3e-4, 3e-3),
         "objective.gate_weight": tune.loguniform(1.0, 30.0),
     },
 )

@@ -26,7 +26,8 @@ _DECIDES_WHAT_IS_RUN = ("adapter.layers", "adapter.relative_depths", "objective.
 
 _DECIDES_WHAT_IS_PREPARED = ("objective.invariance.path",)
 
-DEFAULT_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+# close to 1 the gate's logit tells more than its value: steps there are even in the logit
+DEFAULT_THRESHOLDS = (0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998)
 
 
 def choice(*values: object) -> Categorical:

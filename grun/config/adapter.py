@@ -49,9 +49,9 @@ class AdapterConfig(Config):
     """The same as fractions of the number of blocks, so that one value fits every model; used where `layers` is unset."""
     rank: PositiveInt = 4
     """Rank of LoReFT."""
-    gate: GateConfig = LinearGateConfig()
+    gate: GateConfig = Mlp3GateConfig()
     """What decides, from the last prompt token, how much of the edit is applied; `none`: nothing does, it is all applied."""
-    gate_threshold: float | None = Field(default=0.5, ge=0, le=1)
+    gate_threshold: float | None = Field(default=0.9, ge=0, le=1)
     """At inference a gate value below it counts as 0, so that a closed gate is the identity; unset: soft gates."""
 
     @model_validator(mode="after")

@@ -13,11 +13,11 @@ __all__ = ["TrainConfig"]
 class TrainConfig(Config):
     """Training of one adapter."""
 
-    epochs: PositiveInt = 20
+    epochs: PositiveInt = 60
     """Passes over the forget set."""
     batch_size: PositiveInt = 16
     """Forget rows (and as many retain rows) per optimizer step, over all workers together."""
-    learning_rate: PositiveFloat = 1e-2
+    learning_rate: PositiveFloat = 1e-3
     """Peak AdamW learning rate; decays linearly to zero."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rate rises from zero."""

@@ -30,7 +30,7 @@ from pipelines.sweep_trial import sweep_score
 
 __all__ = ["Choice", "run"]
 
-_VERSION = 1
+_VERSION = 2
 """Raised by whoever changes what a row is, so that rows of the old kind are computed again."""
 
 _VALIDATION_ROWS = 64
@@ -179,7 +179,7 @@ def _judge(base: QualityBase, cell: _Cell, choice: Choice) -> dict[str, Any]:
         "title": cell.system.title,
         "objective": cell.objective,
         **asdict(point),
-        "epochs": base.recipe.train.epochs,
+        "epochs": trained.steps // -(-len(base.prepared.splits.forget) // base.recipe.train.batch_size),
         "gate_threshold": choice.threshold,
         **_numbers(report),
         "trained_parameters": trained.num_trained,

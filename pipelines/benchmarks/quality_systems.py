@@ -1,7 +1,7 @@
 """The compared systems and objectives of `quality`: what each is, the points that are tried, and how one is trained.
 
 GRUN and LoReFT train on a prefix cache and LoRA and full fine-tuning on whole passes, as each has to. All train on the same
-rows in the same order, with the same terms and the same number of epochs. Objective weights are the published ones
+rows in the same order and with the same terms; LoRA and full fine-tuning for a third of the epochs (published: 10 beside 40). Objective weights are the published ones
 (arXiv:2502.17823), but for NPO with an adapter: its 100 is for 8B, and a small base does not survive it. As 0.1375, the
 published weight of NPO without one, may likewise be wrong here, both weights are tried there.
 """
@@ -26,7 +26,10 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "idk": {"forget": {"kind": "idk", "weight": 1.0}, "retain": {"kind": "ce", "weight": 1.0}},
 }
 
-_THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
+_THRESHOLDS = (0.5, 0.9, 0.99, 0.999)
+
+_FEWER_EPOCHS = 3
+"""How many times fewer epochs a changed base trains for than an adapter."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,15 @@ class System:
         """The recipe of a point. What was published with a warm-up of an epoch has one."""
         terms = OBJECTIVES[objective]
         values = recipe.replace({"objective": {**terms, "forget": {**terms["forget"], "weight": point.forget_weight}}})
-        warmup = 0 if self.change == "adapter" else steps_per_epoch
-        train = {"learning_rate": point.learning_rate, "warmup_steps": warmup}
+        train: dict[str, Any] = {"learning_rate": point.learning_rate}
+        if self.change != "adapter":
+            train |= {"epochs": max(1, recipe.train.epochs // _FEWER_EPOCHS), "warmup_steps": steps_per_epoch}
         return values.replace({**self.values, "train": {**self.values.get("train", {}), **train}})
 
 
 SYSTEMS: dict[str, System] = {
-    "grun": System("GRUN", "adapter", (3e-3, 1e-2, 3e-2), {}, thresholds=_THRESHOLDS),
-    "loreft": System("LoReFT, no gate", "adapter", (3e-3, 5e-3, 1e-2, 3e-2), {"adapter": {"gate": {"kind": "none"}}}),
+    "grun": System("GRUN", "adapter", (5e-4, 1e-3, 2e-3), {}, thresholds=_THRESHOLDS),
+    "loreft": System("LoReFT, no gate", "adapter", (1e-3, 3e-3, 1e-2, 3e-2), {"adapter": {"gate": {"kind": "none"}}}),
     "lora": System("LoRA", "lora", (1e-3, 2e-3, 4e-3, 1e-2), {"train": {"weight_decay": 0.01}}, (0.1375, 1.0)),
     "full": System("full fine-tuning", "full", (1e-4, 2e-4, 4e-4, 1e-3), {"train": {"weight_decay": 0.01}}, (0.1375, 1.0)),
 }

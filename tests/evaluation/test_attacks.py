@@ -173,9 +173,8 @@ def test_a_gate_that_knows_only_the_wording_is_found(bench: Bench) -> None:
 
     def states(trials: Sequence[Trial | None]) -> torch.Tensor:
         rows = [Example("x", (*trial.ids, 0), len(trial.ids)) for trial in trials if trial is not None]
-        batch = collate(rows, pad_id=lm.pad_id)
-        output = lm.model(**batch.model_inputs(), output_hidden_states=True, use_cache=False)
-        hidden: torch.Tensor = output.hidden_states[layer + 1][batch.edited]
+        hidden = FullPass(lm).answers(rows, None, read_layer=layer).hidden
+        assert hidden is not None
         return hidden
 
     asked = replace(bench, forget=FORGET[:2])
