@@ -113,9 +113,9 @@ def save_model(path: str | Path, mlflow_model: "Model | None" = None, *, adapter
         FLAVOR_NAME,
         format_version=_FORMAT_VERSION,
         sha256=digests,
-        "base_name": base.name,
-        "base_revision": base.revision,
-        "base_digest": base.digest,
+        base_name=base.name,
+        base_revision=base.revision,
+        base_digest=base.digest,
     )
     # MLflow lets a user override only keys that are present here.
     defaults = {"base_path": base.name, "max_new_tokens": _MAX_NEW_TOKENS}
