@@ -15,6 +15,7 @@ from grun.adapters import read_card
 from grun.config import Recipe
 from grun.evaluation.attacks.table import ATTACKS, select_attacks
 from grun.evaluation.report import EvalReport
+from pipelines.adapter_scoring import score_adapter
 from pipelines.attacks import attack, attack_metrics, attack_rows
 from pipelines.certifying import certificate_row
 from pipelines.checks import check_saved_adapter
@@ -26,7 +27,7 @@ from pipelines.prepared import Prepared
 from pipelines.recording import check_is_demo, record_request
 from pipelines.registry import CANDIDATE, CHAMPION, Registry
 from pipelines.reporting import attach_report, complete, page_step, publish
-from pipelines.scoring import report_base, score_adapter, threshold_key
+from pipelines.scoring import report_base, threshold_key
 from pipelines.tasks import HelperTask, run_tasks
 from pipelines.tracking import Tracker
 from pipelines.train import train

@@ -1,4 +1,4 @@
-"""Scoring as Ray tasks: the base's own rows (computed once, cached), and an adapter's reports at gate thresholds.
+"""What a model without an adapter says and picks: scored once, as a Ray task, and cached; and what scoring an adapter shares with it.
 
     <output>/reference/<digest>.jsonl            every row of every set, scored on a model with no adapter, stored as the recipe says
     <output>/reference/<digest>.choices.jsonl    what it picks of multiple-choice questions
@@ -13,12 +13,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from grun.adapters import digest_adapter, load_adapter
 from grun.config import Recipe
 from grun.data.multiple_choice import ChoiceQuestion, digest_questions, read_multiple_choice
 from grun.data.prompts import PromptEncoder
-from grun.evaluation.details import curve_point, curve_thresholds, gate_histograms
-from grun.evaluation.evaluate import AdapterScorer, Rows, Scorer
+from grun.evaluation.evaluate import Rows, Scorer
 from grun.evaluation.multiple_choice import ChoiceRow, ask, read_choices, with_accuracy, write_choices
 from grun.evaluation.report import EvalReport
 from grun.evaluation.scores import ROW_VERSION, RowScore, read_rows, write_rows
@@ -26,19 +24,22 @@ from grun.evaluation.sets import EvalSet, evaluation_sets
 from grun.evaluation.summary import RETAIN_ONLY_ROLES, ScoredSet, summarise
 from grun.interventions import Adapter
 from grun.lm import PrefixCache, digest_weights, resolve_folder
-from pipelines.calibrating import bound_metric, ordinary_of, raised
 from pipelines.loaded import loaded_base
 from pipelines.prepared import Prepared, read_prepared
 
 __all__ = [
+    "Counter",
+    "ask_questions",
     "ask_reference",
     "choices_path",
+    "kept_rows",
     "make_scorer",
     "questions_of",
     "reference_path",
     "report_base",
-    "score_adapter",
+    "retain_only_rows",
     "score_reference",
+    "select_rows",
     "threshold_key",
 ]
 
@@ -84,10 +85,10 @@ def score_reference(recipe: Recipe, prepared: Path, model: str, progress: Path |
     _request, splits = read_prepared(prepared)
     sets = evaluation_sets(splits)
     total = sum(len(s.prompts) for s in sets)
-    scorer = make_scorer(recipe, model, _Counter(progress, total))
+    scorer = make_scorer(recipe, model, Counter(progress, total))
     rows = scorer.score(sets)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_rows(path, _kept(recipe, sets, rows))
+    write_rows(path, kept_rows(recipe, sets, rows))
     return path
 
 
@@ -108,16 +109,17 @@ def ask_reference(
     path = choices_path(recipe, questions, model)
     if path.is_file():
         return read_choices(path)
-    scorer = make_scorer(recipe, model, _Counter(progress, len(questions)))
-    rows = _ask(scorer, questions)
+    scorer = make_scorer(recipe, model, Counter(progress, len(questions)))
+    rows = ask_questions(scorer, questions)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_choices(path, rows)
     return rows
 
 
-def _ask(
+def ask_questions(
     scorer: Scorer, questions: Sequence[ChoiceQuestion], adapter: Adapter | None = None, threshold: float | None = None
 ) -> tuple[ChoiceRow, ...]:
+    """What a base picks, with an adapter or without."""
     return ask(
         scorer.lm,
         scorer.encoder,
@@ -137,13 +139,13 @@ def report_base(recipe: Recipe, prepared: Prepared) -> EvalReport:
     """
     evaluation = recipe.evaluation
     sets = evaluation_sets(prepared.splits, part=evaluation.part, max_rows=evaluation.max_rows)
-    rows = _select(sets, reference_path(recipe, prepared.folder, prepared.base))
+    rows = select_rows(sets, reference_path(recipe, prepared.folder, prepared.base))
     report = summarise(
         [ScoredSet(s.name, s.role, s.digest, rows[s.name]) for s in sets],
         base_digest=digest_weights(resolve_folder(prepared.base, recipe.model.revision)),
         base_variant=variant.name if (variant := recipe.model.variant) else None,
         base_rows=rows,
-        retain_only_rows=_retain_only_rows(recipe, prepared.folder, sets, prepared.retain_only),
+        retain_only_rows=retain_only_rows(recipe, prepared.folder, sets, prepared.retain_only),
         part=evaluation.part,
     )
     if not (questions := questions_of(recipe)):
@@ -151,112 +153,26 @@ def report_base(recipe: Recipe, prepared: Prepared) -> EvalReport:
     return with_accuracy(report, questions, read_choices(choices_path(recipe, questions, prepared.base)))
 
 
-def score_adapter(
-    recipe: Recipe,
-    prepared: Path,
-    base: str,
-    retain_only: str | None,
-    adapter_folder: Path,
-    folder: Path,
-    thresholds: Sequence[float | None],
-    progress: Path | None = None,
-    cache: Path | None = None,
-    calibrates: bool = False,
-    *,
-    in_detail: bool = False,
-) -> dict[str, EvalReport]:
-    """Score an adapter at gate thresholds and write `<folder>/<threshold>/{report.json,rows.jsonl}`. Runs as a task.
-
-    With multiple-choice questions, what was picked goes to `choices.jsonl` beside them.
-
-    Args:
-        recipe: `evaluation.part` says which rows.
-        cache: a prefix cache that holds them and the adapter's placement; gates and answers are then read off suffixes.
-        calibrates: whether thresholds are raised to the smallest one that `calibration` allows, as its mode says, so that what
-            is scored is what may be served; reports then say in `gate/record_open_upper` how far the promise would hold.
-        in_detail: whether reports hold what people look at too: the gates' histograms and the threshold curve.
-
-    Raises:
-        AdapterError: the adapter is damaged or for another base.
-    """
-    _request, splits = read_prepared(prepared)
-    evaluation = recipe.evaluation
-    sets = evaluation_sets(splits, part=evaluation.part, max_rows=evaluation.max_rows)
-    scorer = make_scorer(recipe, base, _Counter(progress, 1), cache)
-    adapter, card = load_adapter(adapter_folder, scorer.lm)
-    base_rows = _select(sets, score_reference(recipe, prepared, base))
-    if retain_only is not None:
-        score_reference(recipe, prepared, retain_only)
-    retain_only_rows = _retain_only_rows(recipe, prepared, sets, retain_only)
-    adapter_scorer = AdapterScorer(scorer, adapter, sets, base_rows)
-    calibrates = calibrates and recipe.calibration.mode != "off" and bool(adapter.gated_layers)
-    ordinary = ordinary_of(adapter_scorer, splits) if calibrates else None
-    if ordinary is not None and recipe.calibration.mode == "raise":
-        thresholds = raised(recipe.calibration, ordinary, thresholds)
-    questions = questions_of(recipe)
-    adapter_digest = digest_adapter(adapter_folder)
-
-    def scored(threshold: float | None) -> tuple[Rows, EvalReport, list[ScoredSet]]:
-        rows = adapter_scorer.rows(threshold)
-        scored_sets = [ScoredSet(s.name, s.role, s.digest, rows[s.name]) for s in sets]
-        report = summarise(
-            scored_sets,
-            base_digest=scorer.lm.info.digest,
-            base_variant=scorer.lm.info.variant,
-            adapter_digest=adapter_digest,
-            base_rows=base_rows,
-            retain_only_rows=retain_only_rows,
-            layers=adapter.gated_layers,
-            threshold=threshold,
-            part=evaluation.part,
-        )
-        return rows, report, scored_sets
-
-    reports = {}
-    for threshold in thresholds:
-        rows, report, scored_sets = scored(threshold)
-        if in_detail:
-            points = [curve_point(report if t == threshold else scored(t)[1], t) for t in curve_thresholds(threshold)]
-            gates = gate_histograms(scored_sets, adapter.gated_layers)
-            report = report.model_copy(update={"gates": gates, "curve": tuple(points)})
-        # gates were counted on the base as it is on disk; nothing is promised of another
-        if scorer.lm.info.variant is None and card.certificate is not None and card.certificate.covers(threshold):
-            report = report.model_copy(update={"certificate": card.certificate})
-        if ordinary is not None and threshold is not None:
-            bound = bound_metric(recipe.calibration, ordinary, threshold)
-            report = report.model_copy(update={"metrics": (*report.metrics, bound)})
-        target = folder / threshold_key(threshold)
-        target.mkdir(parents=True, exist_ok=True)
-        write_rows(target / "rows.jsonl", _kept(recipe, sets, rows))
-        if questions:
-            choices = _ask(scorer, questions, adapter, threshold)
-            write_choices(target / "choices.jsonl", choices)
-            report = with_accuracy(report, questions, choices)
-        report.save(target / "report.json")
-        reports[threshold_key(threshold)] = report
-    return reports
-
-
-def _retain_only_rows(recipe: Recipe, prepared: Path, sets: Sequence[EvalSet], retain_only: str | None) -> Rows | None:
+def retain_only_rows(recipe: Recipe, prepared: Path, sets: Sequence[EvalSet], retain_only: str | None) -> Rows | None:
     """The rows of the model that never saw the forget set, of the sets that they are needed for."""
     if retain_only is None:
         return None
-    return _select([s for s in sets if s.role in RETAIN_ONLY_ROLES], reference_path(recipe, prepared, retain_only))
+    return select_rows([s for s in sets if s.role in RETAIN_ONLY_ROLES], reference_path(recipe, prepared, retain_only))
 
 
-def _kept(recipe: Recipe, sets: Sequence[EvalSet], rows: Rows) -> list[RowScore]:
+def kept_rows(recipe: Recipe, sets: Sequence[EvalSet], rows: Rows) -> list[RowScore]:
     """The rows as they are written: what a model said to forget prompts is left out unless `tracking.keep_text`."""
     sensitive = {s.name for s in sets if s.role in ("forget", "forget_unseen") and not recipe.tracking.keep_text}
     return [replace(row, generated=None) if s.name in sensitive else row for s in sets for row in rows[s.name]]
 
 
-def _select(sets: Sequence[EvalSet], path: Path) -> Rows:
+def select_rows(sets: Sequence[EvalSet], path: Path) -> Rows:
     """The rows of some sets out of a reference file, in the order of the sets' prompts."""
     known = {(row.set_name, row.digest, row.prompt): row for row in read_rows(path)}
     return {s.name: tuple(known[s.name, p.record.digest, p.wording] for p in s.prompts) for s in sets}
 
 
-class _Counter:
+class Counter:
     """Writes how far scoring is to a file that the driver reads."""
 
     def __init__(self, path: Path | None, total: int) -> None:
@@ -265,6 +181,7 @@ class _Counter:
         self.done = 0
 
     def __call__(self, rows: int) -> None:
+        """Count rows that are done."""
         self.done += rows
         if self.path is not None:
             self.path.write_text(json.dumps({"done": self.done, "total": self.total}), encoding="utf-8")

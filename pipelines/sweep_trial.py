@@ -18,9 +18,9 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from grun.config import Config, Recipe
 from grun.errors import GrunError
+from pipelines.adapter_scoring import score_adapter
 from pipelines.entry import FORGETTING, STOP_FILE, UTILITY, ReportToTune, with_objectives
 from pipelines.prepared import Prepared
-from pipelines.scoring import score_adapter
 from pipelines.slots import train_on_slot
 from pipelines.trainer import TrainOutcome, read_outcome, train_on_ray
 from tune_spaces import apply_point

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grun.config import Recipe
+from pipelines.adapter_scoring import score_adapter
 from pipelines.benchmarks.figures import ratio_figure
 from pipelines.benchmarks.harness import Options, Report, Row, Seconds, compare, plain
 from pipelines.caching import ensure_cache, plan_cache
@@ -19,7 +20,6 @@ from pipelines.cluster import connected
 from pipelines.console import note
 from pipelines.prepare import prepare
 from pipelines.prepared import Prepared, plan
-from pipelines.scoring import score_adapter
 from pipelines.slots import open_slots, train_on_slot
 from pipelines.sweep import sweep
 from pipelines.sweep_trial import validating

@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from grun.config import AdapterConfig
+from grun.config import AdapterConfig, LinearGateConfig
 from grun.interventions import Adapter, build_adapter
 from grun.lm import BaseInfo, FrozenLM, freeze
 
@@ -43,4 +43,6 @@ def lm(tokenizer: PreTrainedTokenizerFast) -> FrozenLM:
 
 @pytest.fixture
 def adapter() -> Adapter:
-    return build_adapter(AdapterConfig(layers=(1, 3), rank=2), hidden_size=HIDDEN_SIZE, num_layers=NUM_LAYERS, seed=0)
+    return build_adapter(
+        AdapterConfig(layers=(1, 3), rank=2, gate=LinearGateConfig()), hidden_size=HIDDEN_SIZE, num_layers=NUM_LAYERS, seed=0
+    )

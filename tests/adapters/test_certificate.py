@@ -10,7 +10,7 @@ import pytest
 
 from grun.adapters import AdapterCard, check_adapter, copy_adapter, load_adapter, read_card, save_adapter
 from grun.certificate import Certificate, OpenCount
-from grun.config import AdapterConfig
+from grun.config import AdapterConfig, LinearGateConfig
 from grun.errors import AdapterError
 from grun.evaluation.calibration import OrdinaryGates, certify
 from grun.interventions import Adapter
@@ -44,7 +44,7 @@ def certificate_for(folder: Path, *, num_open: int = 1) -> Certificate:
 def plain(tmp_path: Path, lm: FrozenLM, adapter: Adapter) -> Path:
     """An adapter without a certificate."""
     card = AdapterCard(
-        adapter=AdapterConfig(layers=(1, 3), rank=2),
+        adapter=AdapterConfig(layers=(1, 3), rank=2, gate=LinearGateConfig()),
         hidden_size=lm.hidden_size,
         num_layers=lm.num_layers,
         base_name=lm.info.name,

@@ -33,7 +33,7 @@ def batch() -> TokenBatch:
 
 @pytest.fixture
 def card(lm: FrozenLM) -> AdapterCard:
-    return card_for(AdapterConfig(layers=(1, 3), rank=2), lm)
+    return card_for(AdapterConfig(layers=(1, 3), rank=2, gate=LinearGateConfig()), lm)
 
 
 def card_for(config: AdapterConfig, lm: FrozenLM) -> AdapterCard:

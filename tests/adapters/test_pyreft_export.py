@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 
 from grun.adapters.pyreft_export import last_prompt_locations, to_pyreft
-from grun.config import AdapterConfig, NoGateConfig
+from grun.config import AdapterConfig, LinearGateConfig, NoGateConfig
 from grun.data.batches import TokenBatch, collate
 from grun.data.prompts import Example
 from grun.errors import AdapterError
@@ -104,7 +104,7 @@ def test_an_architecture_that_pyvene_does_not_know(tokenizer: PreTrainedTokenize
         max_position_embeddings=64, original_max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=1,
     )  # fmt: skip
     lm = freeze(Phi3ForCausalLM(config), tokenizer, BaseInfo("tiny-phi3", None, "e" * 64))
-    adapter = build_adapter(AdapterConfig(layers=(0, 2), rank=2), hidden_size=16, num_layers=3, seed=0)
+    adapter = build_adapter(AdapterConfig(layers=(0, 2), rank=2, gate=LinearGateConfig()), hidden_size=16, num_layers=3, seed=0)
     batch = collate(EXAMPLES, pad_id=lm.pad_id)
     ours = IntervenedLM(lm, adapter).logits(batch)
     assert not torch.equal(ours, IntervenedLM(lm).logits(batch))
@@ -116,10 +116,10 @@ def test_unit_locations_name_one_position_per_block_and_row() -> None:
 
 
 def test_an_adapter_for_another_base_is_refused(lm: FrozenLM) -> None:
-    wide = build_adapter(AdapterConfig(layers=(1,)), hidden_size=48, num_layers=4, seed=0)
+    wide = build_adapter(AdapterConfig(layers=(1,), gate=LinearGateConfig()), hidden_size=48, num_layers=4, seed=0)
     with pytest.raises(AdapterError, match=r"hidden size .* got 48 for a base of 32"):
         to_pyreft(wide, lm, threshold=None)
-    deep = build_adapter(AdapterConfig(layers=(1, 9)), hidden_size=32, num_layers=12, seed=0)
+    deep = build_adapter(AdapterConfig(layers=(1, 9), gate=LinearGateConfig()), hidden_size=32, num_layers=12, seed=0)
     with pytest.raises(AdapterError, match=r"lie in 0\.\.3, .* got \[1, 9\]"):
         to_pyreft(deep, lm, threshold=None)
 

@@ -61,7 +61,9 @@ def taught_lm(tiny_lm: FrozenLM) -> FrozenLM:
 def new_task(lm: FrozenLM, objective: Mapping[str, Any], **train: Any) -> Task:
     # one batch is the whole forget set with the same partners, so that losses are comparable between steps
     values = {"epochs": 6, "batch_size": 6, "pairing": "fixed", "learning_rate": 3e-3, "engine": "torch", **train}
-    recipe = Recipe.parse({"adapter": {"layers": [1, 3], "rank": 2}, "objective": objective, "train": values})
+    recipe = Recipe.parse(
+        {"adapter": {"layers": [1, 3], "rank": 2, "gate": {"kind": "linear"}}, "objective": objective, "train": values}
+    )
     return build_task(recipe, SPLITS, make_request(recipe.request, recipe.data, SPLITS), lm)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from grun.config import AdapterConfig, PromptConfig
+from grun.config import AdapterConfig, LinearGateConfig, PromptConfig
 from grun.data.batches import collate
 from grun.data.prompts import Example, PromptEncoder
 from grun.data.records import QARecord, Record, TextRecord
@@ -22,7 +22,7 @@ from grun.evaluation.attacks.relearning import relearnt
 from grun.evaluation.attacks.table import ATTACKS, run_attack, select_attacks
 from grun.gates import LinearGate
 from grun.interventions import Adapter, build_adapter
-from grun.lm import FrozenLM, IntervenedLM, Sampling
+from grun.lm import FrozenLM, FullPass, IntervenedLM, Sampling
 
 FORGET = (
     QARecord("Where does Ilva Torrent live?", "She lives in Harn.", "In what town is Ilva Torrent at home?"),
@@ -39,7 +39,7 @@ ORDINARY = (
 
 @pytest.fixture
 def bench(tiny_lm: FrozenLM) -> Bench:
-    adapter = build_adapter(AdapterConfig(layers=(1, 3), rank=2), hidden_size=32, num_layers=4, seed=0)
+    adapter = build_adapter(AdapterConfig(layers=(1, 3), rank=2, gate=LinearGateConfig()), hidden_size=32, num_layers=4, seed=0)
     encoder = PromptEncoder(tiny_lm.tokenizer, PromptConfig(), context=tiny_lm.context)
     return Bench(tiny_lm, encoder, adapter, 0.5, FORGET, FORGET, ORDINARY, max_new_tokens=6, batch_size=3)
 
@@ -182,7 +182,9 @@ def test_a_gate_that_knows_only_the_wording_is_found(bench: Bench) -> None:
     rows = torch.cat([plain, shifted])
     aims = torch.tensor([8.0] * len(plain) + [-8.0] * len(shifted))
     solution = torch.linalg.lstsq(torch.cat([rows, torch.ones(len(rows), 1)], 1), aims.unsqueeze(1), driver="gelsd").solution
-    adapter: Adapter = build_adapter(AdapterConfig(layers=(layer,), rank=2), hidden_size=32, num_layers=4, seed=0)
+    adapter: Adapter = build_adapter(
+        AdapterConfig(layers=(layer,), rank=2, gate=LinearGateConfig()), hidden_size=32, num_layers=4, seed=0
+    )
     gate = adapter.at(layer).gate
     assert isinstance(gate, LinearGate)
     with torch.no_grad():

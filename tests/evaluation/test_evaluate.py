@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from grun.config import AdapterConfig, NoGateConfig, PromptConfig
+from grun.config import AdapterConfig, LinearGateConfig, NoGateConfig, PromptConfig
 from grun.data.prompts import Example, PromptEncoder
 from grun.data.records import QARecord, TextRecord
 from grun.evaluation.calibration import OrdinaryGates
@@ -57,7 +57,9 @@ def scorer(tiny_lm: FrozenLM) -> Scorer:
 @pytest.fixture(scope="module")
 def adapter(scorer: Scorer) -> Adapter:
     """Three layers whose gates are open for some prompts and closed for others, each gate for other ones."""
-    built = build_adapter(AdapterConfig(layers=(0, 1, 3), rank=4), hidden_size=32, num_layers=4, seed=0).eval()
+    built = build_adapter(
+        AdapterConfig(layers=(0, 1, 3), rank=4, gate=LinearGateConfig()), hidden_size=32, num_layers=4, seed=0
+    ).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for index, (_layer, gated) in enumerate(built):

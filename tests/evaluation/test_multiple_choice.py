@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from grun.config import AdapterConfig, PromptConfig
+from grun.config import AdapterConfig, LinearGateConfig, PromptConfig
 from grun.data.multiple_choice import ChoiceQuestion
 from grun.data.prompts import PromptEncoder
 from grun.errors import DataError
@@ -42,7 +42,9 @@ def encoder(tiny_lm: FrozenLM) -> PromptEncoder:
 @pytest.fixture(scope="module")
 def adapter() -> Adapter:
     """Gates of about a half, edits that turn logits over."""
-    built = build_adapter(AdapterConfig(layers=(1, 3), rank=4), hidden_size=32, num_layers=4, seed=0).eval()
+    built = build_adapter(
+        AdapterConfig(layers=(1, 3), rank=4, gate=LinearGateConfig()), hidden_size=32, num_layers=4, seed=0
+    ).eval()
     with torch.no_grad():
         for _layer, gated in built:
             gated.intervention.learned_source.weight.mul_(40)

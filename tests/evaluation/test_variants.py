@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from grun.adapters import AdapterCard, load_adapter, save_adapter
-from grun.config import AdapterConfig, PromptConfig, Recipe, VariantKind
+from grun.config import AdapterConfig, LinearGateConfig, PromptConfig, Recipe, VariantKind
 from grun.data.prompts import PromptEncoder
 from grun.data.records import QARecord
 from grun.data.splits import Splits, make_request
@@ -27,7 +27,7 @@ RETAIN = tuple(
     QARecord(f"What is made of {what}?", f"A {thing}.") for what, thing in (("wood", "boat"), ("wool", "coat"), ("clay", "pot"))
 )
 HOLDOUT = (QARecord("What is made of straw?", "A hat."), QARecord("What is made of reed?", "A roof."))
-ADAPTER = AdapterConfig(layers=(1, 3), rank=2)
+ADAPTER = AdapterConfig(layers=(1, 3), rank=2, gate=LinearGateConfig())
 SETS = (
     EvalSet("forget", "forget", tuple(EvalPrompt(record, "question") for record in FORGET)),
     EvalSet("retain", "retain", tuple(EvalPrompt(record, "question") for record in RETAIN)),

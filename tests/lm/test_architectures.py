@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from grun.config import AdapterConfig
+from grun.config import AdapterConfig, LinearGateConfig
 from grun.data.batches import TokenBatch, collate
 from grun.data.prompts import Example
 from grun.gates import LinearGate
@@ -36,7 +36,9 @@ def lm(request: pytest.FixtureRequest) -> FrozenLM:
 
 @pytest.fixture
 def adapter() -> Adapter:
-    return build_adapter(AdapterConfig(layers=EDITED, rank=4), hidden_size=WIDTH, num_layers=DEPTH, seed=0)
+    return build_adapter(
+        AdapterConfig(layers=EDITED, rank=4, gate=LinearGateConfig()), hidden_size=WIDTH, num_layers=DEPTH, seed=0
+    )
 
 
 def shut(adapter: Adapter) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from grun.config import AdapterConfig
+from grun.config import AdapterConfig, LinearGateConfig
 from grun.interventions import build_adapter
 from grun.lm import CachedPass, FrozenLM, load_frozen_lm
 from grun.lm.blocks import upper_class
@@ -33,7 +33,9 @@ def test_an_upper_part_that_is_loaded_alone(lm: FrozenLM, cut: int, tmp_path: Pa
     found = dict(upper.model.named_parameters())
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
-    adapter = build_adapter(AdapterConfig(layers=(cut,), rank=4), hidden_size=WIDTH, num_layers=DEPTH, seed=0)
+    adapter = build_adapter(
+        AdapterConfig(layers=(cut,), rank=4, gate=LinearGateConfig()), hidden_size=WIDTH, num_layers=DEPTH, seed=0
+    )
     cache = build_cache(lm, tmp_path / "cache", cuts=(cut,))
     alone, view = (CachedPass(base, cache).answers(EXAMPLES, adapter) for base in (upper, lm.above(cut)))
     assert torch.equal(alone.nll, view.nll)

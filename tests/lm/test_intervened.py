@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from grun.config import AdapterConfig
+from grun.config import AdapterConfig, LinearGateConfig
 from grun.data.batches import TokenBatch, collate
 from grun.data.prompts import Example
 from grun.interventions import Adapter, build_adapter
@@ -17,7 +17,7 @@ EXAMPLES = (Example("a", (40, 41, 42, 43, 44, 45, 46, 1), 5), Example("b", (50, 
 
 @pytest.fixture
 def adapter() -> Adapter:
-    return build_adapter(AdapterConfig(layers=LAYERS, rank=2), hidden_size=32, num_layers=4, seed=0)
+    return build_adapter(AdapterConfig(layers=LAYERS, rank=2, gate=LinearGateConfig()), hidden_size=32, num_layers=4, seed=0)
 
 
 @pytest.fixture
@@ -64,7 +64,9 @@ def test_later_gates_read_what_earlier_edits_left(tiny_lm: FrozenLM, adapter: Ad
 
 @torch.no_grad()
 def test_each_row_has_its_own_gate(tiny_lm: FrozenLM, batch: TokenBatch) -> None:
-    one_layer = Adapter({1: build_adapter(AdapterConfig(layers=(1,)), hidden_size=32, num_layers=4, seed=0).at(1)})
+    one_layer = Adapter(
+        {1: build_adapter(AdapterConfig(layers=(1,), gate=LinearGateConfig()), hidden_size=32, num_layers=4, seed=0).at(1)}
+    )
     gate_logits = IntervenedLM(tiny_lm, one_layer).answers(batch).gate_logits
     assert gate_logits is not None
     values = gate_logits.sigmoid()[:, 0]

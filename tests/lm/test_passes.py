@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from grun.config import AdapterConfig
+from grun.config import AdapterConfig, LinearGateConfig
 from grun.data.prompts import Example
 from grun.errors import CacheError
 from grun.interventions import Adapter, build_adapter
@@ -66,7 +66,9 @@ def cache(lm: FrozenLM, tmp_path_factory: pytest.TempPathFactory) -> PrefixCache
 
 
 def adapter_at(*layers: int) -> Adapter:
-    return build_adapter(AdapterConfig(layers=layers, rank=4), hidden_size=WIDTH, num_layers=DEPTH, seed=0)
+    return build_adapter(
+        AdapterConfig(layers=layers, rank=4, gate=LinearGateConfig()), hidden_size=WIDTH, num_layers=DEPTH, seed=0
+    )
 
 
 def gradients(way: Pass, adapter: Adapter, *, read_layer: int) -> Tensor:

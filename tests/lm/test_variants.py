@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from grun.config import AdapterConfig, VariantKind
+from grun.config import AdapterConfig, LinearGateConfig, VariantKind
 from grun.data.batches import collate
 from grun.data.prompts import Example
 from grun.errors import ModelError
@@ -36,7 +36,9 @@ def variant(lm: FrozenLM, request: pytest.FixtureRequest) -> FrozenLM:
 
 @pytest.fixture
 def adapter() -> Adapter:
-    return build_adapter(AdapterConfig(layers=(1, 2), rank=4), hidden_size=WIDTH, num_layers=DEPTH, seed=0)
+    return build_adapter(
+        AdapterConfig(layers=(1, 2), rank=4, gate=LinearGateConfig()), hidden_size=WIDTH, num_layers=DEPTH, seed=0
+    )
 
 
 def shut(adapter: Adapter) -> None:

@@ -52,7 +52,7 @@ def make_recipe(base_folder: Path, data_folder: Path) -> MakeRecipe:
         "request": {"id": "towns"},
         "data": {"kind": "jsonl", "path": str(data_folder), "holdout": "holdout.jsonl"},
         "model": {"path": str(base_folder)},
-        "adapter": {"layers": [1, 3], "rank": 2},
+        "adapter": {"layers": [1, 3], "rank": 2, "gate": {"kind": "linear"}, "gate_threshold": 0.5},
         "objective": {"forget": {"kind": "gd"}, "retain": {"kind": "ce"}},
         "train": {"epochs": 3, "batch_size": 4, "learning_rate": 1e-3, "report_every": 2},
         "evaluation": {"max_new_tokens": 4},

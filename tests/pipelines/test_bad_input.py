@@ -22,7 +22,7 @@ import ray
 from safetensors.torch import load_file, save_file
 
 from grun.adapters import AdapterCard, read_card, save_adapter
-from grun.config import AdapterConfig, Recipe
+from grun.config import AdapterConfig, LinearGateConfig, Recipe
 from grun.errors import PromotionError
 from grun.interventions import build_adapter
 from grun.lm.frozen import BaseInfo, digest_weights
@@ -371,7 +371,7 @@ class TestTracking:
 def registered(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter for the tiny base, and a store in which it is the candidate."""
     folder = tmp_path_factory.mktemp("registered")
-    config, digest = AdapterConfig(layers=(1, 3), rank=2), digest_weights(base_folder)
+    config, digest = AdapterConfig(layers=(1, 3), rank=2, gate=LinearGateConfig()), digest_weights(base_folder)
     card = AdapterCard(adapter=config, hidden_size=32, num_layers=4, base_name="tiny", base_digest=digest)
     adapter = save_adapter(build_adapter(config, hidden_size=32, num_layers=4, seed=0), card, folder / "adapter")
     tracker = Tracker(f"sqlite:///{folder}/mlflow.db", "grun", folder / "artifacts")

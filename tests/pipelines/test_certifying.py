@@ -24,13 +24,14 @@ from grun.gates.linear import LinearGate
 from grun.interventions import build_adapter
 from grun.lm import load_frozen_lm
 from pipelines import caching, certifying
+from pipelines.adapter_scoring import score_adapter
 from pipelines.caching import ensure_cache
 from pipelines.calibrating import keeps_promise, read_ordinary
 from pipelines.certifying import certificate_row, certified, check_calibration, no_certificate
 from pipelines.prepared import Prepared, plan, write_prepared
 from pipelines.recording import register
 from pipelines.registry import CANDIDATE, Registry
-from pipelines.scoring import make_scorer, score_adapter, score_reference, threshold_key
+from pipelines.scoring import make_scorer, score_reference, threshold_key
 from pipelines.tasks import HelperTask
 from pipelines.tracking import Tracker
 

@@ -290,14 +290,14 @@ class TestHelp:
         text = self.text(monkeypatch, capsys, columns=200)
         for entry in (
             "Do 100 % of it.",
-            "  --train.epochs INT\n        Passes over the forget set. [default: 20]\n",
+            "  --train.epochs INT\n        Passes over the forget set. [default: 60]\n",
             "; `none` trains all to the end. [one of asha, none; default: asha]\n",
             "  --adapter.relative_depths LIST\n",
             "[default: 0.625,0.78125,0.96875]\n",
             "  --objective.forget.weight NUMBER\n        kind gd, idk, dpo, negative, rmu, undial, wga, tnpo, wtnpo, satimp, ceu: Weight of the term. [default: 1.0]\n        kind npo: ",
             "  --objective.retain.weight NUMBER\n        Weight of the term. [default: 1.0]\n",
             "        kind linear: One hyperplane: u(h) = w h + b.\n",
-            "[default: linear]\n",
+            "[default: mlp_3]\n",
         ):
             assert entry in text
         assert text.index("\nobjective:\n") < text.index("\nobjective.forget:\n")

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from grun.adapters import AdapterCard
 from grun.certificate import Certificate, OpenCount
-from grun.config import AdapterConfig
+from grun.config import AdapterConfig, LinearGateConfig
 from grun.errors import AdapterError
 from grun.evaluation.gate_separation import clopper_pearson_upper
 from grun.lm import BaseInfo
@@ -59,7 +59,7 @@ def make_card(digest: str) -> AdapterCard:
         tensors_sha256=digest,
     )
     return AdapterCard(
-        adapter=AdapterConfig(layers=(3,)),
+        adapter=AdapterConfig(layers=(3,), gate=LinearGateConfig()),
         hidden_size=8,
         num_layers=4,
         base_name="hub/base",

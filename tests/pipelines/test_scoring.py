@@ -23,13 +23,14 @@ from grun.interventions import build_adapter
 from grun.lm import FrozenLM, load_frozen_lm
 from grun.promotion import Decision, PromotionPolicy
 from pipelines import prepare as prepare_verb
+from pipelines.adapter_scoring import score_adapter
 from pipelines.checks import note_missing_metrics
 from pipelines.identity import identical_where_closed
 from pipelines.prepare import check
 from pipelines.prepared import Prepared, plan, read_prepared, write_prepared
 from pipelines.reporting import complete, publish
 from pipelines.retain_logs import export_logs, export_path, import_logs
-from pipelines.scoring import ask_reference, questions_of, report_base, score_adapter, score_reference
+from pipelines.scoring import ask_reference, questions_of, report_base, score_reference
 from pipelines.sweep import check_utility
 from pipelines.sweep_trial import validating
 from pipelines.tasks import HelperTask

@@ -11,10 +11,11 @@ import pytest
 from grun.config import Recipe
 from grun.evaluation.report import EvalReport
 from pipelines import evaluate
+from pipelines.adapter_scoring import score_adapter
 from pipelines.evaluate import evaluation_folder
 from pipelines.prepared import Prepared, plan, write_prepared
 from pipelines.retain_logs import export_path
-from pipelines.scoring import reference_path, report_base, score_adapter, score_reference
+from pipelines.scoring import reference_path, report_base, score_reference
 from tests.pipelines.test_scoring import closed_adapter
 
 

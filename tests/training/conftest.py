@@ -59,7 +59,7 @@ def make_task(tiny_lm: FrozenLM) -> MakeTask:
         recipe = Recipe.parse(
             {
                 "seed": seed,
-                "adapter": {"layers": [1, 3], "rank": 2, **(adapter or {})},
+                "adapter": {"layers": [1, 3], "rank": 2, "gate": {"kind": "linear"}, **(adapter or {})},
                 "objective": objective or {"forget": {"kind": "gd"}, "retain": {"kind": "ce"}},
                 "train": {"epochs": 4, "batch_size": 4, "learning_rate": 1e-3, **train},
             }
