@@ -33,7 +33,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "data.num_people": 24,
         "data.num_forget": 4,
         "model.taught.epochs": 22,
-        "train.epochs": 24,
+        "train.epochs": 60,
         "sweep.num_trials": 2,
         "sweep.space": "joint",
         # two trials on a few people do not find what the whole testbed does; the path is what is tested here
