@@ -30,7 +30,7 @@ from pipelines.sweep_trial import sweep_score
 
 __all__ = ["Choice", "run"]
 
-_VERSION = 2
+_VERSION = 3
 """Raised by whoever changes what a row is, so that rows of the old kind are computed again."""
 
 _VALIDATION_ROWS = 64
@@ -48,9 +48,10 @@ class _Cell:
     def system(self) -> System:
         return SYSTEMS[self.name]
 
-    def points(self, *, tiny: bool) -> list[Point]:
-        points = self.system.points(self.objective)
-        return points[:2] if tiny else points
+    def points(self, options: Options) -> list[Point]:
+        """The grid; thin on TOFU, where a point takes minutes."""
+        points = self.system.points(self.objective, thin=options.data_kind == "tofu")
+        return points[:2] if options.tiny else points
 
 
 @dataclass
@@ -88,14 +89,14 @@ def run(options: Options) -> Report:
     records = _references(base)
     with ExitStack() as stack:
         cache = _LazyCache(base, stack, options.work)
-        total = sum(len(cell.points(tiny=options.tiny)) for cell in cells)
+        total = sum(len(cell.points(options)) for cell in cells)
         advance = stack.enter_context(progress(f"quality on {options.data_kind}: trained points", total))
         for cell in cells:
             path = kept / f"{cell.name}-{cell.objective}-{_identity(base, cell, options)}.json"
             if path.is_file():
-                advance(len(cell.points(tiny=options.tiny)))
+                advance(len(cell.points(options)))
             else:
-                record = _fill(base, cell, cache, tiny=options.tiny, advance=advance)
+                record = _fill(base, cell, cache, options, advance)
                 partial = path.with_suffix(".partial")
                 partial.write_text(json.dumps(record, indent=2), encoding="utf-8")
                 partial.replace(path)
@@ -129,13 +130,13 @@ class _LazyCache:
         return self.built
 
 
-def _fill(base: QualityBase, cell: _Cell, cache: _LazyCache, *, tiny: bool, advance: Callable[[int], None]) -> dict[str, Any]:
+def _fill(base: QualityBase, cell: _Cell, cache: _LazyCache, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
     """One row of the table: train the grid, choose on validation rows, judge on test rows."""
     system = cell.system
     rows, seconds = cache.get() if system.change == "adapter" else (None, 0.0)
     choice = Choice()
     steps_per_epoch = -(-len(base.prepared.splits.forget) // base.recipe.train.batch_size)
-    for point in cell.points(tiny=tiny):
+    for point in cell.points(options):
         recipe = system.recipe(base.recipe, cell.objective, point, steps_per_epoch)
         try:
             _try(base, system, point, train_point(base, system, recipe, rows), choice)
@@ -229,7 +230,7 @@ def _identity(base: QualityBase, cell: _Cell, options: Options) -> str:
         "models": [base.lm.info.digest, base.prepared.retain_only and Path(base.prepared.retain_only).name],
         "system": {key: str(value) for key, value in asdict(cell.system).items()},
         "objective": OBJECTIVES[cell.objective],
-        "points": [asdict(point) for point in cell.points(tiny=options.tiny)],
+        "points": [asdict(point) for point in cell.points(options)],
         "validation_rows": _VALIDATION_ROWS,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
@@ -250,12 +251,12 @@ def _workload(base: QualityBase, options: Options) -> dict[str, Any]:
         "base_parameters": sum(parameter.numel() for parameter in base.lm.model.parameters()),
         "epochs": recipe.train.epochs,
         "batch_size": recipe.train.batch_size,
-        "rank": recipe.adapter.rank,
         "edited_blocks": list(recipe.adapter.resolve_layers(base.lm.num_layers)),
         "chosen_by": f"utility ratio (at most 1) - forget ROUGE-L recall, on {_VALIDATION_ROWS} validation rows a set",
         "judged_on": "the test half",
         "retain_probability": "of the set `retain`, or of `neighbours` where there is none",
         "grids": {
-            name: {objective: [asdict(p) for p in s.points(objective)] for objective in OBJECTIVES} for name, s in SYSTEMS.items()
+            name: {objective: [asdict(p) for p in _Cell(name, objective).points(options)] for objective in OBJECTIVES}
+            for name in SYSTEMS
         },
     }

@@ -39,6 +39,8 @@ class Point:
     learning_rate: float
     forget_weight: float
     """Weight of the forget term."""
+    rank: int
+    """Rank of LoReFT or LoRA; 0 for full fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,22 @@ class System:
     learning_rates: tuple[float, ...]
     values: Mapping[str, Any]
     """Laid over the recipe."""
+    ranks: tuple[int, ...]
     npo_weights: tuple[float, ...] = (1.0,)
     thresholds: tuple[float | None, ...] = (None,)
     """Gate thresholds that one training is scored at."""
 
-    def points(self, objective: str) -> list[Point]:
-        """The grid for an objective."""
+    def points(self, objective: str, *, thin: bool = False) -> list[Point]:
+        """The grid for an objective.
+
+        Args:
+            thin: the two rates in the middle, the last weight and the last rank alone.
+        """
         weights = self.npo_weights if objective == "npo" else (OBJECTIVES[objective]["forget"]["weight"],)
-        return [Point(rate, weight) for weight in weights for rate in self.learning_rates]
+        rates, ranks = self.learning_rates, self.ranks
+        if thin:
+            rates, weights, ranks = rates[1:3], weights[-1:], ranks[-1:]
+        return [Point(rate, weight, rank) for weight in weights for rank in ranks for rate in rates]
 
     def recipe(self, recipe: Recipe, objective: str, point: Point, steps_per_epoch: int) -> Recipe:
         """The recipe of a point. What was published with a warm-up of an epoch has one."""
@@ -66,14 +76,21 @@ class System:
         train: dict[str, Any] = {"learning_rate": point.learning_rate}
         if self.change != "adapter":
             train |= {"epochs": max(1, recipe.train.epochs // _FEWER_EPOCHS), "warmup_steps": steps_per_epoch}
-        return values.replace({**self.values, "train": {**self.values.get("train", {}), **train}})
+        adapter = {"rank": point.rank} if self.change == "adapter" else {}
+        return values.replace(
+            {
+                **self.values,
+                "train": {**self.values.get("train", {}), **train},
+                "adapter": {**self.values.get("adapter", {}), **adapter},
+            }
+        )
 
 
 SYSTEMS: dict[str, System] = {
-    "grun": System("GRUN", "adapter", (5e-4, 1e-3, 2e-3), {}, thresholds=_THRESHOLDS),
-    "loreft": System("LoReFT, no gate", "adapter", (1e-3, 3e-3, 1e-2, 3e-2), {"adapter": {"gate": {"kind": "none"}}}),
-    "lora": System("LoRA", "lora", (1e-3, 2e-3, 4e-3, 1e-2), {"train": {"weight_decay": 0.01}}, (0.1375, 1.0)),
-    "full": System("full fine-tuning", "full", (1e-4, 2e-4, 4e-4, 1e-3), {"train": {"weight_decay": 0.01}}, (0.1375, 1.0)),
+    "grun": System("GRUN", "adapter", (5e-4, 1e-3, 2e-3), {}, (4, 16), thresholds=_THRESHOLDS),
+    "loreft": System("LoReFT, no gate", "adapter", (1e-3, 3e-3, 1e-2), {"adapter": {"gate": {"kind": "none"}}}, (4, 16)),
+    "lora": System("LoRA", "lora", (1e-3, 2e-3, 4e-3, 1e-2), {"train": {"weight_decay": 0.01}}, (4,), (0.1375, 1.0)),
+    "full": System("full fine-tuning", "full", (1e-4, 2e-4, 4e-4, 1e-3), {"train": {"weight_decay": 0.01}}, (0,), (0.1375, 1.0)),
 }
 """Learning rates around what a model of this size takes; with those published for 8B (LoRA 1e-4, full 1e-5) it forgets nothing."""
 

@@ -82,6 +82,12 @@ class TestGrids:
             assert (recipe.train.warmup_steps, recipe.train.weight_decay) == ((4, 0.01) if changes_the_base else (0, 0.0))
             assert isinstance(recipe.adapter.gate, NoGateConfig) == (name == "loreft")
 
+    @pytest.mark.parametrize(("name", "objective"), CELLS)
+    def test_a_thin_grid_is_a_part_of_the_whole(self, name: str, objective: str) -> None:
+        whole, thin = (SYSTEMS[name].points(objective, thin=thin) for thin in (False, True))
+        assert len(thin) == 2
+        assert set(thin) < set(whole)
+
     def test_the_published_weight_of_npo_is_tried_where_it_was_published(self) -> None:
         for name, weights in {"grun": {1.0}, "loreft": {1.0}, "lora": {0.1375, 1.0}, "full": {0.1375, 1.0}}.items():
             assert {point.forget_weight for point in SYSTEMS[name].points("npo")} == weights
@@ -96,7 +102,7 @@ def chosen(offers: Sequence[tuple[Point, float | None, float]]) -> tuple[Point |
 
 
 def test_the_best_score_wins_and_a_tie_goes_to_the_higher_threshold_of_the_same_training() -> None:
-    slow, fast = Point(1e-3, 1.0), Point(1e-2, 1.0)
+    slow, fast = Point(1e-3, 1.0, 4), Point(1e-2, 1.0, 4)
     assert chosen([(slow, 0.3, 0.5), (slow, 0.5, 0.7), (slow, 0.9, 0.6), (fast, 0.3, 0.65)]) == (slow, 0.5)
     assert chosen([(slow, 0.3, 0.5), (slow, 0.5, 0.5), (slow, 0.9, 0.4)]) == (slow, 0.5)
     assert chosen([(slow, None, 0.5), (fast, None, 0.5)]) == (slow, None)
