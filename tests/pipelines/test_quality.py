@@ -120,11 +120,12 @@ def test_the_whole_table_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert len(values["rows"]) == 4 * 9
     # 4 blocks 64 wide, edited at depths 20/32, 25/32 and 31/32: blocks 2 and 3
     adapter = 2 * (4 * 64 + 4 + 64 * 4)
-    counts = {"grun": adapter + 2 * 65, "loreft": adapter, "full": values["workload"]["base_parameters"]}
+    gate = (64 * 256 + 256) + (256 * 64 + 64) + (64 + 1)
+    counts = {"grun": adapter + 2 * gate, "loreft": adapter, "full": values["workload"]["base_parameters"]}
     for row in records:
         is_adapter, best = row["system"] in ("grun", "loreft"), max(tried["score"] for tried in row["tried"])
         [*tied] = [tried for tried in row["tried"] if tried["score"] == best]
-        point = {key: row[key] for key in ("learning_rate", "forget_weight", "gate_threshold")}
+        point = {key: row[key] for key in ("learning_rate", "forget_weight", "rank", "gate_threshold")}
         assert any(tried.items() >= point.items() for tried in tied)
         assert len(row["tried"]) == (2 * 4 if row["system"] == "grun" else 2)
         assert row["trained_parameters"] == counts.get(row["system"], row["trained_parameters"])
