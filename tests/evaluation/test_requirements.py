@@ -71,6 +71,8 @@ def test_a_metric_that_no_report_on_this_data_has_is_refused(name: str) -> None:
 
 def test_a_layers_gates_may_be_required() -> None:
     check_required(("gate/auroc_layer_7", "gate/false_open_rate"), sets(), retain_only=False, multiple_choice=False)
+    with pytest.raises(ConfigError, match="must name metrics of a report on this data, got `gate/auroc_layer_last`"):
+        check_required(("gate/auroc_layer_last",), sets(), retain_only=False, multiple_choice=False)
 
 
 def test_truth_ratios_are_possible_where_there_are_wrong_answers() -> None:
