@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from grun.adapters import load_adapter, read_card
+from grun.adapters import load_adapter
 from grun.config import Recipe
 from grun.data.prompts import PromptEncoder
 from grun.data.records import Record
@@ -67,7 +67,7 @@ def attack_adapter(
 def _bench(recipe: Recipe, prepared: Path, base: str, adapter_folder: Path) -> Bench:
     _request, splits = read_prepared(prepared)
     lm = loaded_base(recipe, base)
-    adapter, _card = load_adapter(adapter_folder, lm)
+    adapter, card = load_adapter(adapter_folder, lm)
     evaluation = recipe.evaluation
     sets = evaluation_sets(splits, part=evaluation.part, max_rows=evaluation.max_rows)
 
@@ -78,7 +78,7 @@ def _bench(recipe: Recipe, prepared: Path, base: str, adapter_folder: Path) -> B
         lm=lm,
         encoder=PromptEncoder(lm.tokenizer, recipe.prompt, context=lm.context),
         adapter=adapter,
-        threshold=read_card(adapter_folder).adapter.gate_threshold,
+        threshold=card.adapter.gate_threshold,
         forget=records("forget"),
         known=splits.forget,
         ordinary=records("holdout"),

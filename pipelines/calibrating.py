@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from grun.config import CalibrationConfig
-from grun.data.prompts import Example
 from grun.data.splits import Splits
 from grun.evaluation.calibration import OrdinaryGates, holdout_halves
 from grun.evaluation.evaluate import AdapterScorer, Scorer
@@ -23,7 +22,7 @@ def read_ordinary(scorer: Scorer, adapter: Adapter, evaluated: EvalSet) -> Ordin
     cache = scorer.cache
     if cache is not None:
         examples = [prompt.encode(scorer.encoder) for prompt in evaluated.prompts]
-        short = [Example(e.digest, e.ids[: e.num_prompt_tokens + 1], e.num_prompt_tokens) for e in examples]
+        short = [example.shortened() for example in examples]
         if not all(example in cache for example in short):
             scorer = replace(scorer, cache=None)
     return OrdinaryGates.of(evaluated, scorer.closed_gate_values(evaluated.prompts, adapter))

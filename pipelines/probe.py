@@ -37,7 +37,7 @@ class Probe:
     def _first_tokens(self, encoder: PromptEncoder, rows: EvalSet) -> list[Example]:
         """Prompts with their first answer token, this worker's share; every worker gets as many, so that none waits."""
         examples = [prompt.encode(encoder) for prompt in rows.prompts]
-        short = [Example(e.digest, e.ids[: e.num_prompt_tokens + 1], e.num_prompt_tokens) for e in examples]
+        short = [example.shortened() for example in examples]
         per_worker = -(-len(short) // self.engine.world_size)
         padded = [short[index % len(short)] for index in range(per_worker * self.engine.world_size)]
         return padded[self.engine.rank :: self.engine.world_size]

@@ -48,6 +48,10 @@ class Example:
         """How many tokens the answer has, end of text included."""
         return len(self.ids) - self.num_prompt_tokens
 
+    def shortened(self) -> "Example":
+        """The prompt with the first answer token alone: the least that a batch takes, and all that a gate reads."""
+        return Example(self.digest, self.ids[: self.num_prompt_tokens + 1], self.num_prompt_tokens)
+
 
 class PromptEncoder:
     """Encodes records for one tokenizer and one template."""

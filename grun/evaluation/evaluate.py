@@ -16,6 +16,7 @@ from torch import Tensor
 
 from grun.data.prompts import Example, PromptEncoder
 from grun.data.records import QARecord
+from grun.evaluation.gate_values import read_gates
 from grun.evaluation.membership import lowest_mean, zlib_bytes
 from grun.evaluation.memorization import exact_memorization, extraction_strength
 from grun.evaluation.rouge import rouge_1_recall, rouge_l_recall
@@ -160,21 +161,10 @@ class Scorer:
         """Gate values (rows, L) with every edit held back, which decide whether anything opens."""
         return self.gate_values(prompts, adapter, threshold=_ALL_CLOSED)
 
-    @torch.no_grad()
     def gate_values(self, prompts: Sequence[EvalPrompt], adapter: Adapter, *, threshold: float | None) -> Tensor:
         """Gate values (rows, L) at the last prompt token, one forward pass and no generation."""
-        base = self.base(adapter)
-        examples = [prompt.encode(self.encoder) for prompt in prompts]
-        # one answer token is what a batch needs at least; the gate reads the last prompt token alone
-        short = [Example(e.digest, e.ids[: e.num_prompt_tokens + 1], e.num_prompt_tokens) for e in examples]
-        order = sorted(range(len(short)), key=lambda index: len(short[index].ids))
-        values = torch.empty(len(short), len(adapter.layers))
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            logits = base.answers([short[index] for index in chosen], adapter, threshold=threshold).gate_logits
-            assert logits is not None
-            values[chosen] = logits.float().sigmoid().cpu()
-        return values
+        rows = [prompt.encode(self.encoder).shortened() for prompt in prompts]
+        return read_gates(self.base(adapter), rows, adapter, threshold=threshold, batch_size=self.batch_size)
 
 
 def _tokens_of(answers: Answers, batch: Sequence[Example], whose: Tensor) -> dict[int, TokenScores]:

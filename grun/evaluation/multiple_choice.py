@@ -77,7 +77,7 @@ def encode_question(question: ChoiceQuestion, encoder: PromptEncoder) -> tuple[E
         )
     # the next token is all that is asked for, so one token of an answer is enough
     first = examples[0]
-    return Example(question.digest, first.ids[: first.num_prompt_tokens + 1], first.num_prompt_tokens), letters
+    return first.shortened(), letters
 
 
 @torch.no_grad()

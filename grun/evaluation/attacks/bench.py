@@ -9,12 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-import torch
-
 from grun.data.prompts import Example, PromptEncoder
 from grun.data.records import QARecord, Record
 from grun.data.wrappers import Asked
 from grun.evaluation.attacks.result import AttackResult, Leak
+from grun.evaluation.gate_values import read_gates
 from grun.evaluation.rouge import rouge_l_recall
 from grun.interventions import Adapter
 from grun.lm import FrozenLM, FullPass, IntervenedLM, Sampling
@@ -197,14 +196,8 @@ def _ask(model: IntervenedLM, trials: Sequence[Trial], bench: Bench, samples: in
     return [said[index] for index in range(len(trials))]
 
 
-@torch.no_grad()
 def _open_rate(lm: FrozenLM, adapter: Adapter, trials: Sequence[Trial], bench: Bench) -> float:
-    """Share of prompts that open a gate; one forward pass, no generation."""
-    # one answer token is what a batch needs at least; the gate reads the last prompt token alone
-    rows = sorted((Example(t.record.digest, (*t.ids, lm.pad_id), len(t.ids)) for t in trials), key=lambda row: len(row.ids))
-    opened = 0
-    for start in range(0, len(rows), bench.batch_size):
-        logits = FullPass(lm).answers(rows[start : start + bench.batch_size], adapter, threshold=bench.threshold).gate_logits
-        assert logits is not None
-        opened += int((logits.sigmoid() >= (0.0 if bench.threshold is None else bench.threshold)).any(-1).sum())
-    return opened / len(rows)
+    """Share of prompts that open a gate."""
+    rows = [Example(trial.record.digest, (*trial.ids, lm.pad_id), len(trial.ids)) for trial in trials]
+    values = read_gates(FullPass(lm), rows, adapter, threshold=bench.threshold, batch_size=bench.batch_size)
+    return int((values >= (0.0 if bench.threshold is None else bench.threshold)).any(-1).sum()) / len(rows)
