@@ -16,16 +16,13 @@ from grun.evaluation.sets import evaluation_sets
 from pipelines.console import note
 from pipelines.loaded import loaded_base
 from pipelines.prepared import Prepared, read_prepared
-from pipelines.scoring import threshold_key
 from pipelines.tasks import HelperTask, run_tasks
 
 __all__ = ["attack", "attack_adapter", "attack_metrics", "attack_rows"]
 
 
-def attack(
-    recipe: Recipe, prepared: Prepared, adapter: Path, report: EvalReport, folder: Path, names: Sequence[str]
-) -> EvalReport:
-    """Try attacks as one task on the cluster and return the report with what they got, saved in place of the one before."""
+def attack(recipe: Recipe, prepared: Prepared, adapter: Path, report: EvalReport, names: Sequence[str]) -> EvalReport:
+    """Try attacks as one task on the cluster and return the report with what they got."""
     if not names:
         return report
     arguments = {
@@ -42,9 +39,7 @@ def attack(
         if isinstance(skipped, Skipped):
             note(f"attack `{skipped.name}` was not tried: {skipped.reason}")
     results = tuple(outcome for outcome in outcomes if isinstance(outcome, AttackResult))
-    attacked = report.model_copy(update={"attacks": results})
-    attacked.save(folder / threshold_key(report.gate_threshold) / "report.json")
-    return attacked
+    return report.model_copy(update={"attacks": results})
 
 
 def attack_adapter(

@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from grun.adapters import read_card
+from grun.adapters import digest_adapter, read_card
 from grun.config import Recipe
 from grun.evaluation.attacks.table import ATTACKS, select_attacks
 from grun.evaluation.report import EvalReport
@@ -74,9 +74,13 @@ def find_adapter(recipe: Recipe, prepared: Prepared, tracker: Tracker, options: 
     return outcome.adapter
 
 
-def evaluation_folder(recipe: Recipe) -> Path:
-    """Where a recipe's reports go: on the base as it is on disk, and beside it a folder for each way to store it."""
-    folder = recipe.output.absolute() / "evaluations" / recipe.name
+def evaluation_folder(recipe: Recipe, adapter: str) -> Path:
+    """Where the reports on an adapter go: on the base as it is on disk, and in it a folder for each other way to store it.
+
+    Args:
+        adapter: its version, or its digest where it is not registered.
+    """
+    folder = recipe.output.absolute() / "evaluations" / recipe.name / adapter
     return folder / variant.kind if (variant := recipe.model.variant) else folder
 
 
@@ -128,13 +132,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         prepare(recipe, prepared)
         adapter = find_adapter(recipe, prepared, tracker, options)
         check_saved_adapter(recipe, prepared, adapter)
-        folder = evaluation_folder(recipe)
+        version = Registry(tracker).version_with(recipe.registered_model, adapter)
+        folder = evaluation_folder(recipe, digest_adapter(adapter)[:12] if version is None else f"v{version}")
         with tracker.run(f"{recipe.name}-evaluation", tags={"kind": "evaluation", "base_variant": _stored(recipe)}) as run_id:
             record_request(tracker, run_id, prepared.request)
             report, base = evaluate(recipe, prepared, adapter, folder), report_base(recipe, prepared)
-            report = attack(recipe, prepared, adapter, report, folder, attacks)
+            report = attack(recipe, prepared, adapter, report, attacks)
             base.save(folder / "base.json")
-            version = Registry(tracker).version_with(recipe.registered_model, adapter)
             report = complete(report, base, recipe, prepared, adapter, run_id=run_id, version=version)
             page = publish(report, folder / threshold_key(report.gate_threshold))
             known = {metric.name: metric.value for metric in report.metrics if metric.value is not None}

@@ -113,6 +113,7 @@ def _render(recipe: Recipe, space: Space, outcome: SweepOutcome, figures: dict[s
         recipe=recipe,
         space=space,
         chosen=outcome.chosen,
+        certificate=certificate_row(outcome.chosen.report.certificate)["certificate"],
         trials=[_row(point) for point in _best_of_trials(outcome)],
         failed=[trial for trial in outcome.trials if trial.failure],
         front=[_row(point) for point in outcome.front],

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from grun.config import AdapterConfig, LinearGateConfig, PromptConfig
+from grun.config import AdapterConfig, LinearGateConfig, NoGateConfig, PromptConfig
 from grun.data.batches import collate
 from grun.data.prompts import Example, PromptEncoder
 from grun.data.records import QARecord, Record, TextRecord
@@ -149,6 +149,14 @@ def test_an_adapter_that_is_off_is_the_base(bench: Bench) -> None:
     plain = ran("paraphrase", replace(bench, forget=tuple(replace(r, paraphrased_question=r.question) for r in FORGET)))
     assert result.forget_rouge_l_recall == result.base_rouge_l_recall == plain.base_rouge_l_recall
     assert result.forget_open_rate is None
+
+
+@pytest.mark.parametrize("name", ["paraphrase", "format/typos", "partial_answer"])
+def test_an_adapter_without_gates_is_attacked_and_says_nothing_of_them(name: str, bench: Bench) -> None:
+    ungated = build_adapter(AdapterConfig(layers=(1, 3), rank=2, gate=NoGateConfig()), hidden_size=32, num_layers=4, seed=0)
+    result = ran(name, replace(bench, adapter=ungated, threshold=None))
+    assert (result.forget_open_rate, result.ordinary_open_rate) == (None, None)
+    assert result.num_prompts > 0
 
 
 @pytest.mark.parametrize("name", ["relearning/base", "relearning/adapter"])

@@ -55,11 +55,7 @@ def saved(recipe: Recipe, base: str, folder: Path, *, bias: float) -> Path:
 
 def attacked(recipe: Recipe, prepared: Prepared, folder: Path, bias: float) -> EvalReport:
     adapter = saved(recipe, prepared.base, folder / "adapter", bias=bias)
-    (folder / "scores" / "0.5").mkdir(parents=True)
-    report = EvalReport(base_digest="0" * 64, gate_threshold=0.5, metrics=())
-    done = attack(recipe, prepared, adapter, report, folder / "scores", NAMES)
-    assert EvalReport.load(folder / "scores" / "0.5" / "report.json") == done
-    return done
+    return attack(recipe, prepared, adapter, EvalReport(base_digest="0" * 64, gate_threshold=0.5, metrics=()), NAMES)
 
 
 def by_name(report: EvalReport) -> dict[str, AttackResult]:
@@ -93,8 +89,7 @@ def test_an_adapter_that_always_opens_is_seen_on_ordinary_prompts(recipe: Recipe
 def test_forget_text_is_in_the_report_only_where_it_is_allowed(
     recipe: Recipe, prepared: Prepared, tmp_path: Path, keep_text: bool
 ) -> None:
-    attacked(recipe.replace({"tracking": {"keep_text": keep_text}}), prepared, tmp_path, bias=-50.0)
-    text = (tmp_path / "scores" / "0.5" / "report.json").read_text()
+    text = attacked(recipe.replace({"tracking": {"keep_text": keep_text}}), prepared, tmp_path, bias=-50.0).model_dump_json()
     assert ("does" in text and "live" in text) == keep_text
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from grun.adapters import digest_adapter
 from grun.config import Recipe
 from grun.evaluation.report import EvalReport
 from pipelines import evaluate
@@ -62,8 +63,8 @@ def test_every_format_has_its_own_reference_rows_and_folder(recipe: Recipe, prep
     others = [*FORMATS, {"decomposition": "lowrank_nf4"}, {"decomposition": "lowrank_nf4", "decomposition_rank": 2}]
     recipes = [recipe, *(recipe.replace({"model": stored}) for stored in others)]
     assert len({reference_path(each, prepared.folder, prepared.base) for each in recipes}) == len(recipes)
-    folders = [evaluation_folder(each).relative_to(recipe.output / "evaluations") for each in recipes]
-    assert [str(folder) for folder in folders[:3]] == ["demo", "demo/int8", "demo/int4"]
+    folders = [evaluation_folder(each, "v3").relative_to(recipe.output / "evaluations") for each in recipes]
+    assert [str(folder) for folder in folders[:3]] == ["demo/v3", "demo/v3/int8", "demo/v3/int4"]
     # nor are logs of a quantised retain-only model written: they would be taken for those of the model on disk
     twins = [replace(prepared, retain_only=prepared.base) for _ in recipes]
     written = [export_path(each, twin) is not None for each, twin in zip(recipes, twins, strict=True)]
@@ -81,9 +82,12 @@ def test_the_verb_scores_an_adapter_on_a_quantised_base(recipe: Recipe, prepared
     file.write_text(json.dumps(recipe.model_dump(mode="json")), encoding="utf-8")  # JSON is YAML
     for stored in ([], ["--model.quantization", "int8"]):
         assert evaluate.main(["--recipe", str(file), "--adapter", str(adapter), *stored]) == 0
-    folder = evaluation_folder(recipe)
+    folder = evaluation_folder(recipe, digest_adapter(adapter)[:12])
     reports = [EvalReport.load(folder / name / "report.json") for name in ("0.5", "int8/0.5")]
     assert [report.base_variant for report in reports] == [None, "int8 (torchao, weight only, one scale a row)"]
     assert reports[0].base_digest == reports[1].base_digest
     assert EvalReport.load(folder / "int8" / "base.json").base_variant == reports[1].base_variant
     assert reports[0].value("forget/probability") != reports[1].value("forget/probability")
+    pages = [(folder / name / "report.html").read_text() for name in ("0.5", "int8/0.5")]
+    assert ["as on disk" in page for page in pages] == [True, False]
+    assert "int8 (torchao, weight only, one scale a row)" in pages[1]

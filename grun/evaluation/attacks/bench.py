@@ -41,7 +41,7 @@ class Said:
     """The sample that gives most away."""
     rouge_l_recall: float
     opened: bool | None
-    """Whether a gate reached the threshold; None without an adapter."""
+    """Whether a gate reached the threshold; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ def measure(
     if attacked.lm is None:
         base = _mean(_ask(IntervenedLM(bench.lm), trials, bench, attacked.samples, attacked.temperature))
     ordinary = [trial for trial in attacked.ordinary if trial is not None]
+    has_gates = attacked.adapter_on and bool(adapter.gated_layers)
     worst = max(said, key=lambda one: (one.rouge_l_recall, one.trial.record.digest))
     return AttackResult.model_validate(
         {
@@ -150,9 +151,9 @@ def measure(
             "forget_rouge_l_recall": _mean(said),
             "base_rouge_l_recall": base,
             "before_rouge_l_recall": before,
-            "forget_open_rate": fmean(bool(one.opened) for one in said) if attacked.adapter_on else None,
+            "forget_open_rate": fmean(bool(one.opened) for one in said) if has_gates else None,
             "num_ordinary": len(ordinary),
-            "ordinary_open_rate": _open_rate(lm, adapter, ordinary, bench) if ordinary and attacked.adapter_on else None,
+            "ordinary_open_rate": _open_rate(lm, adapter, ordinary, bench) if ordinary and has_gates else None,
             "worst": Leak(
                 digest=worst.trial.record.digest,
                 rouge_l_recall=worst.rouge_l_recall,

@@ -267,6 +267,7 @@ def _provenance_rows(report: EvalReport, provenance: Provenance) -> list[tuple[s
         ("Base", provenance.base_name),
         ("Base revision", provenance.base_revision),
         ("Base digest", report.base_digest),
+        ("Base stored", report.base_variant or "as on disk"),
         ("Adapter digest", report.adapter_digest),
         ("Edited blocks", ", ".join(map(str, provenance.layers))),
         ("Rank", provenance.rank),
