@@ -9,7 +9,7 @@ from grun.evaluation.calibration import OrdinaryGates, holdout_halves
 from grun.evaluation.evaluate import AdapterScorer, Scorer
 from grun.evaluation.report import EvalReport, Metric
 from grun.evaluation.sets import EvalSet
-from grun.interventions import Adapter
+from grun.interventions import Edits
 
 __all__ = ["bound_metric", "keeps_promise", "ordinary_of", "raised", "read_ordinary"]
 
@@ -17,7 +17,7 @@ _RECORD_OPEN_UPPER = "gate/record_open_upper"
 """Upper bound, at confidence 1 - `calibration.delta`, of the share of ordinary records any wording of which opens a gate."""
 
 
-def read_ordinary(scorer: Scorer, adapter: Adapter, evaluated: EvalSet) -> OrdinaryGates:
+def read_ordinary(scorer: Scorer, adapter: Edits, evaluated: EvalSet) -> OrdinaryGates:
     """Read the gates of held-out records with every edit held back: off the prefix cache where it has all of them, else in full."""
     cache = scorer.cache
     if cache is not None:

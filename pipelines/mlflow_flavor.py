@@ -1,13 +1,14 @@
-"""The MLflow flavour of an adapter: four small files and a folder of two, no code, no pickle.
+"""The MLflow flavour of an adapter, or of a stack of adapters: small files and a folder, no code, no pickle.
 
     MLmodel              flavours `grun` and `python_function`
     adapter/             adapter_config.json, adapter.safetensors
+    or stack/            stack.json, adapters/
     requirements.txt     what the loader needs
     python_env.yaml      the Python it was saved with
 
 The frozen base is named by path, revision and digest and never copied; the loader is this module, out of the
-installed package. The flavour records the SHA-256 of both adapter files, and :func:`load_adapter_folder` refuses
-a model folder that holds anything else than what was saved. Digests that lie beside the files find damage; who may
+installed package. The flavour records the SHA-256 of both adapter files, or of `stack.json`, which names the digest of
+every adapter; and :func:`load_adapter_folder` refuses a model folder that holds anything else than what was saved. Digests that lie beside the files find damage; who may
 write the artifacts may write both, so the registry keeps the digests once more in its database.
 
 `mlflow.pyfunc.load_model` on such a model answers prompts. It runs the `loader_module` that the MLmodel file names,
@@ -42,6 +43,7 @@ __all__ = [
     "FLAVOR_NAME",
     "AdapterModel",
     "adapter_digests",
+    "digests_of",
     "load_adapter_folder",
     "load_model",
     "log_model",
@@ -52,9 +54,10 @@ FLAVOR_NAME = "grun"
 ADAPTER_FILES = ("adapter_config.json", "adapter.safetensors")
 
 _FORMAT_VERSION = 1
-_ADAPTER = "adapter"
+_ADAPTER, _STACK = "adapter", "stack"
+_STACK_CARD = "stack.json"
 _MODEL_FILE, _REQUIREMENTS, _PYTHON_ENV = "MLmodel", "requirements.txt", "python_env.yaml"
-_SAVED = {_MODEL_FILE, _REQUIREMENTS, _PYTHON_ENV, _ADAPTER}
+_BESIDE = {_MODEL_FILE, _REQUIREMENTS, _PYTHON_ENV}
 _WRITTEN_BY_MLFLOW = {"registered_model_meta"}  # beside every model that MLflow itself downloads from a registry
 _LOADER_PACKAGES = ("grun-pipelines", "mlflow", "pyreft", "safetensors", "torch", "transformers")
 _MAX_NEW_TOKENS = 64
@@ -79,17 +82,30 @@ def adapter_digests(folder: Path) -> dict[str, str]:
     return digests
 
 
+def digests_of(folder: Path) -> dict[str, str]:
+    """SHA-256 by file of what says what is in a folder: both files of an adapter, or the one that names all of a stack's.
+
+    Raises:
+        AdapterError: the folder is neither an adapter nor a stack, or something in it is not as it says.
+    """
+    if not (folder / _STACK_CARD).is_file():
+        return adapter_digests(folder)
+    from grun.adapters import digest_stack  # loads torch, which those who only store an adapter do without
+
+    return {_STACK_CARD: digest_stack(folder)}
+
+
 def save_model(path: str | Path, mlflow_model: "Model | None" = None, *, adapter_folder: Path, base: "BaseInfo") -> None:
     """Write a model folder.
 
     Args:
         path: Folder to make.
         mlflow_model: Metadata to write to, when MLflow made it.
-        adapter_folder: The two files of the adapter.
+        adapter_folder: An adapter, or a stack.
         base: The frozen model that it belongs to.
 
     Raises:
-        AdapterError: `adapter_folder` is not an adapter.
+        AdapterError: `adapter_folder` is neither.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # importing pyfunc warns of MLflow's own type hints
@@ -97,11 +113,10 @@ def save_model(path: str | Path, mlflow_model: "Model | None" = None, *, adapter
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 
-    digests = adapter_digests(adapter_folder)
+    digests = digests_of(adapter_folder)
     target = Path(path)
-    (target / _ADAPTER).mkdir(parents=True)
-    for name in ADAPTER_FILES:
-        shutil.copyfile(adapter_folder / name, target / _ADAPTER / name)
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(adapter_folder, target / _folder_name(digests), copy_function=shutil.copyfile)
     (target / _REQUIREMENTS).write_text("".join(f"{line}\n" for line in _requirements()), encoding="utf-8")
     environment = {"python": python_version(), "build_dependencies": ["pip"], "dependencies": [f"-r {_REQUIREMENTS}"]}
     (target / _PYTHON_ENV).write_text(yaml.safe_dump(environment, sort_keys=False), encoding="utf-8")
@@ -131,20 +146,19 @@ def log_model(
     *,
     adapter_folder: Path,
     base: "BaseInfo",
-    name: str = _ADAPTER,
     tags: Mapping[str, str] | None = None,
 ) -> str:
     """Save a model below a run and return the id of MLflow's logged model (`m-...`).
 
     Raises:
-        AdapterError: `adapter_folder` is not an adapter; then nothing was logged.
+        AdapterError: `adapter_folder` is neither an adapter nor a stack; then nothing was logged.
         mlflow.MlflowException: the store refuses; then the logged model says FAILED.
     """
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
-    adapter_digests(adapter_folder)
+    name = _folder_name(digests_of(adapter_folder))
     run = client.get_run(run_id)
     logged = client.create_logged_model(
         run.info.experiment_id, name, run_id, tags=dict(tags or {}), params=run.data.params, model_type=FLAVOR_NAME
@@ -170,15 +184,16 @@ def log_model(
 
 
 def load_adapter_folder(model_path: Path) -> Path:
-    """Check a model folder and return its adapter folder.
+    """Check a model folder and return its adapter or stack folder.
 
     Raises:
         AdapterError: a file is missing, added, a link, or not the one that was saved; or the format is not known.
     """
     config = _flavor_config(model_path)
-    _refuse_others(model_path, _SAVED, _WRITTEN_BY_MLFLOW)
-    folder = model_path / _ADAPTER
-    digests = adapter_digests(folder)
+    name = _folder_name(config.get("sha256"))
+    _refuse_others(model_path, {*_BESIDE, name}, _WRITTEN_BY_MLFLOW)
+    folder = model_path / name
+    digests = digests_of(folder)
     if digests != config.get("sha256"):
         raise AdapterError(
             f"the files of an adapter must be the ones that were saved, got {digests} where {str(model_path)!r} records "
@@ -188,10 +203,10 @@ def load_adapter_folder(model_path: Path) -> Path:
 
 
 class AdapterModel:
-    """The base with an adapter, as a function from prompts to answers.
+    """The base with an adapter or a stack, as a function from prompts to answers.
 
     Args:
-        adapter_folder: The two files, checked.
+        adapter_folder: An adapter or a stack, checked.
         base_path: Hub name or folder of the base.
         max_new_tokens: Longest answer in tokens.
     """
@@ -209,21 +224,26 @@ class AdapterModel:
 
 
 def load_model(model_path: str | Path, *, base_path: str | None = None, max_new_tokens: int = _MAX_NEW_TOKENS) -> AdapterModel:
-    """Load a model folder, with the base that it records or another copy of it; card and certificate are verified.
+    """Load a model folder, with the base that it records or another copy of it; cards and certificates are verified.
 
     Raises:
-        AdapterError: as :func:`load_adapter_folder` and :func:`grun.adapters.read_card`.
+        AdapterError: as :func:`load_adapter_folder` and :func:`grun.adapters.serving_card`.
     """
-    from grun.adapters import read_card  # loads torch, which those who only store a model do without
+    from grun.adapters import serving_card  # loads torch, which those who only store a model do without
 
     folder = load_adapter_folder(Path(model_path))
-    read_card(folder)
+    serving_card(folder)
     return AdapterModel(folder, base_path or _flavor_config(Path(model_path))["base_name"], max_new_tokens)
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> AdapterModel:
     """What `mlflow.pyfunc.load_model` calls."""
     return load_model(path, **(model_config or {}))
+
+
+def _folder_name(digests: object) -> str:
+    """Name of the folder that holds what has these digests; of a stack, its card is among them."""
+    return _STACK if isinstance(digests, Mapping) and _STACK_CARD in digests else _ADAPTER
 
 
 def _flavor_config(model_path: Path) -> dict[str, Any]:

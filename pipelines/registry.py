@@ -1,4 +1,4 @@
-"""The registry of adapters: candidates, the champion, and an append-only record of who moved it and why.
+"""The registry of adapters and stacks: candidates, the champion, and an append-only record of who moved it and why.
 
 MLflow's aliases have no history, no author and no compare-and-set: of two promoters that both read `champion`
 and then write it, both succeed and one is lost. So
@@ -83,15 +83,15 @@ class Registry:
         base: "BaseInfo",
         tags: Mapping[str, str] | None = None,
     ) -> int:
-        """Log an adapter, load it back, register it and point `candidate` at it; return the version.
+        """Log an adapter or a stack, load it back, register it and point `candidate` at it; return the version.
 
         The same files of the same run are registered once: a resumed command gets the version that it made before.
 
         Raises:
-            AdapterError: the folder is not an adapter, or what comes back is not what was logged; nothing is registered.
+            AdapterError: the folder is neither, or what comes back is not what was logged; nothing is registered.
             TrackingError: MLflow refuses; no version stays behind.
         """
-        digests = mlflow_flavor.adapter_digests(adapter_folder)
+        digests = mlflow_flavor.digests_of(adapter_folder)
         with self._calling("register a candidate"):
             version = self._registered_before(model_name, run_id, digests)
             if version is not None:
@@ -125,7 +125,7 @@ class Registry:
         return int(aliases[alias]) if alias in aliases else None
 
     def download(self, model_name: str, alias_or_version: str | int, into: Path) -> tuple[int, Path]:
-        """Fetch a version's files, check them against the registry, and return the version and the adapter folder.
+        """Fetch a version's files, check them against the registry, and return the version and the adapter or stack folder.
 
         Args:
             into: Folder that receives `v<version>/`; an earlier download of the same version is replaced.
@@ -141,7 +141,7 @@ class Registry:
             uri = self._client.get_model_version_download_uri(model_name, str(version))
         with tempfile.TemporaryDirectory(dir=into, prefix=".download-") as scratch:
             folder = self._fetch(uri, Path(scratch))
-            digests = _digest_tags(mlflow_flavor.adapter_digests(mlflow_flavor.load_adapter_folder(folder)))
+            digests = _digest_tags(mlflow_flavor.digests_of(mlflow_flavor.load_adapter_folder(folder)))
             if any(expected.get(key) != digest for key, digest in digests.items()):
                 raise AdapterError(
                     f"the files of {model_name} version {version} must be the ones that were registered, got {digests}; "
@@ -153,8 +153,8 @@ class Registry:
         return version, mlflow_flavor.load_adapter_folder(target)
 
     def version_with(self, model_name: str, adapter_folder: Path) -> int | None:
-        """The latest version that holds the files of an adapter folder, or None."""
-        tags = _digest_tags(mlflow_flavor.adapter_digests(adapter_folder))
+        """The latest version that holds the files of an adapter or stack folder, or None."""
+        tags = _digest_tags(mlflow_flavor.digests_of(adapter_folder))
         with self._calling("look for a version"):
             versions = self._client.search_model_versions(f"name = '{model_name}'")
         return max((int(found.version) for found in versions if tags.items() <= found.tags.items()), default=None)
@@ -295,7 +295,7 @@ class Registry:
     def _load_back(self, location: str, digests: Mapping[str, str]) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             folder = mlflow_flavor.load_adapter_folder(self._fetch(location, Path(scratch)))
-            stored = mlflow_flavor.adapter_digests(folder)
+            stored = mlflow_flavor.digests_of(folder)
         if stored != digests:
             raise AdapterError(
                 f"a logged adapter must come back as it was, got {stored} instead of {dict(digests)}; check the artifact store"

@@ -22,7 +22,7 @@ from grun.evaluation.report import EvalReport
 from grun.evaluation.scores import ROW_VERSION, RowScore, read_rows, write_rows
 from grun.evaluation.sets import EvalSet, evaluation_sets
 from grun.evaluation.summary import RETAIN_ONLY_ROLES, ScoredSet, summarise
-from grun.interventions import Adapter
+from grun.interventions import Edits
 from grun.lm import PrefixCache, digest_weights, resolve_folder
 from pipelines.loaded import loaded_base
 from pipelines.prepared import Prepared, read_prepared
@@ -117,7 +117,7 @@ def ask_reference(
 
 
 def ask_questions(
-    scorer: Scorer, questions: Sequence[ChoiceQuestion], adapter: Adapter | None = None, threshold: float | None = None
+    scorer: Scorer, questions: Sequence[ChoiceQuestion], adapter: Edits | None = None, threshold: float | None = None
 ) -> tuple[ChoiceRow, ...]:
     """What a base picks, with an adapter or without."""
     return ask(

@@ -6,7 +6,6 @@ loading checks all of it, the digest of the tensors, and the certificate if ther
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from grun import __version__
 from grun.adapters.certified import check_certificate
+from grun.adapters.placing import partial_of, put_folder
 from grun.certificate import Certificate
 from grun.config import AdapterConfig, Config, PromptConfig
 from grun.errors import AdapterError, ConfigError
@@ -96,37 +96,20 @@ def save_adapter(adapter: Adapter, card: AdapterCard, folder: Path) -> Path:
 
 
 def _write(folder: Path, card: AdapterCard, tensors: bytes) -> Path:
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial = partial_of(folder)
     whole = card.model_copy(update={"tensors_sha256": hashlib.sha256(tensors).hexdigest()})
     _check_certificate(whole)
     try:
         partial.mkdir(parents=True)
         (partial / ADAPTER_TENSORS).write_bytes(tensors)
         (partial / ADAPTER_CONFIG).write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        _put(partial, folder)
+        put_folder(partial, folder, kind="an adapter", names=(ADAPTER_CONFIG, ADAPTER_TENSORS))
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise AdapterError(
             f"an adapter folder must be writable, got {str(folder)!r} ({error.strerror}); choose another `output`"
         ) from None
     return folder
-
-
-def _put(partial: Path, folder: Path) -> None:
-    """Move a finished folder to its name; an older adapter there goes only once the new one stands."""
-    if not folder.exists():
-        partial.replace(folder)
-        return
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
-    if not names <= {ADAPTER_CONFIG, ADAPTER_TENSORS}:
-        shutil.rmtree(partial)
-        raise AdapterError(
-            f"only an adapter may be replaced by an adapter, got {str(folder)!r} with {sorted(names)}; choose another place"
-        )
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    folder.replace(old)
-    partial.replace(folder)
-    shutil.rmtree(old)
 
 
 def read_card(folder: Path) -> AdapterCard:

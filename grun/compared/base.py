@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grun.data.prompts import Example
-from grun.interventions import Adapter
+from grun.interventions import Edits
 from grun.lm import Answers, FrozenLM, FullPass
 from grun.lm.blocks import block_list
 
@@ -73,7 +73,7 @@ class ChangedPass:
     def answers(
         self,
         examples: Sequence[Example],
-        adapter: Adapter | None,
+        adapter: Edits | None,
         *,
         threshold: float | None = None,
         keep_logits: bool = False,

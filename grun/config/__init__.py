@@ -10,6 +10,7 @@ from grun.config.base import Config
 from grun.config.cache import CacheConfig
 from grun.config.calibration import CalibrationConfig
 from grun.config.cluster import ClusterConfig
+from grun.config.composition import CompositionConfig, MaxGateConfig, ScaledConfig, SumConfig
 from grun.config.data import DataConfig, HubData, JsonlData, PromptConfig, TestbedData, TofuData
 from grun.config.evaluation import EvaluationConfig, PromotionConfig
 from grun.config.model import BaseVariant, ModelConfig, TaughtModelConfig, VariantKind
@@ -48,6 +49,7 @@ __all__ = [
     "CalibrationConfig",
     "CeuConfig",
     "ClusterConfig",
+    "CompositionConfig",
     "Config",
     "DataConfig",
     "DpoConfig",
@@ -60,6 +62,7 @@ __all__ = [
     "InvarianceConfig",
     "JsonlData",
     "LinearGateConfig",
+    "MaxGateConfig",
     "Mlp3GateConfig",
     "Mlp5GateConfig",
     "ModelConfig",
@@ -77,7 +80,9 @@ __all__ = [
     "RetainTermConfig",
     "RmuConfig",
     "SatImpConfig",
+    "ScaledConfig",
     "SimNpoConfig",
+    "SumConfig",
     "SweepConfig",
     "TaughtModelConfig",
     "TestbedData",

@@ -23,7 +23,7 @@ from grun.evaluation.rouge import rouge_1_recall, rouge_l_recall
 from grun.evaluation.scores import RowScore
 from grun.evaluation.sets import EvalPrompt, EvalSet
 from grun.evaluation.token_scores import TokenScores, token_scores
-from grun.interventions import Adapter
+from grun.interventions import Adapter, Edits
 from grun.lm import Answers, CachedPass, FrozenLM, FullPass, IntervenedLM, Pass, PrefixCache
 
 __all__ = ["AdapterScorer", "Rows", "Scorer"]
@@ -47,7 +47,7 @@ class _ScoredAnswer:
 
 @dataclass(frozen=True)
 class Scorer:
-    """Runs a base, with or without an adapter, over prompts."""
+    """Runs a base over prompts, alone or with an adapter or a stack of them; thresholds as of :class:`IntervenedLM`."""
 
     lm: FrozenLM
     encoder: PromptEncoder
@@ -58,19 +58,19 @@ class Scorer:
     cache: PrefixCache | None = None
     """Holds every row that is scored with an adapter; the base alone is always run whole."""
 
-    def base(self, adapter: Adapter | None) -> Pass:
+    def base(self, adapter: Edits | None) -> Pass:
         """What runs the base under an adapter."""
         if self.cache is None or adapter is None:
             return FullPass(self.lm)
         return CachedPass(self.lm.above(adapter.layers[0]), self.cache)
 
-    def score(self, sets: Sequence[EvalSet], *, adapter: Adapter | None = None, threshold: float | None = None) -> Rows:
+    def score(self, sets: Sequence[EvalSet], *, adapter: Edits | None = None, threshold: float | None = None) -> Rows:
         """Score every prompt of every set."""
         return {s.name: self.score_prompts(s.name, s.prompts, adapter=adapter, threshold=threshold) for s in sets}
 
     @torch.no_grad()
     def score_prompts(
-        self, set_name: str, prompts: Sequence[EvalPrompt], *, adapter: Adapter | None = None, threshold: float | None = None
+        self, set_name: str, prompts: Sequence[EvalPrompt], *, adapter: Edits | None = None, threshold: float | None = None
     ) -> tuple[RowScore, ...]:
         """Score prompts: the answer, its paraphrase, the wrong answers, and the greedy continuation."""
         model = IntervenedLM(self.lm, adapter, threshold=threshold)
@@ -82,6 +82,7 @@ class Scorer:
         for (index, _answer), scored, example in zip(wanted, answers, examples, strict=True):
             by_prompt.setdefault(index, []).append((scored, example))
         texts, gates = self._continuations(model, prompts)
+        opened = None if adapter is None or gates is None else adapter.opened(torch.stack(gates), threshold)
         rows = []
         for index, prompt in enumerate(prompts):
             (own, example), *others = by_prompt[index]
@@ -101,7 +102,7 @@ class Scorer:
                     generated=texts[index],
                     rouge_l_recall=rouge_l_recall(reference, texts[index]),
                     gate_values=values,
-                    opened=None if gates is None or threshold is None else bool((gates[index].sigmoid() >= threshold).any()),
+                    opened=None if opened is None else bool(opened[index]),
                     rouge_1_recall=rouge_1_recall(reference, texts[index]),
                     zlib_bytes=zlib_bytes(self._answer_text(example)),
                     **_from_tokens(own.tokens),
@@ -121,7 +122,7 @@ class Scorer:
         return text
 
     def _answers(
-        self, examples: Sequence[Example], own: Sequence[bool], adapter: Adapter | None, threshold: float | None
+        self, examples: Sequence[Example], own: Sequence[bool], adapter: Edits | None, threshold: float | None
     ) -> list[_ScoredAnswer]:
         """Score answers, in order; batches hold sequences of similar length.
 
@@ -157,11 +158,11 @@ class Scorer:
                 self.on_progress(len(chosen))
         return texts, gates if model.adapter is not None and model.adapter.gated_layers else None
 
-    def closed_gate_values(self, prompts: Sequence[EvalPrompt], adapter: Adapter) -> Tensor:
+    def closed_gate_values(self, prompts: Sequence[EvalPrompt], adapter: Edits) -> Tensor:
         """Gate values (rows, L) with every edit held back, which decide whether anything opens."""
         return self.gate_values(prompts, adapter, threshold=_ALL_CLOSED)
 
-    def gate_values(self, prompts: Sequence[EvalPrompt], adapter: Adapter, *, threshold: float | None) -> Tensor:
+    def gate_values(self, prompts: Sequence[EvalPrompt], adapter: Edits, *, threshold: float | None) -> Tensor:
         """Gate values (rows, L) at the last prompt token, one forward pass and no generation."""
         rows = [prompt.encode(self.encoder).shortened() for prompt in prompts]
         return read_gates(self.base(adapter), rows, adapter, threshold=threshold, batch_size=self.batch_size)

@@ -30,7 +30,7 @@ from grun.errors import DataError
 from grun.evaluation.report import EvalReport, Metric
 from grun.evaluation.requirements import MULTIPLE_CHOICE
 from grun.evaluation.scores import write_atomically
-from grun.interventions import Adapter
+from grun.interventions import Edits
 from grun.lm import FrozenLM, FullPass
 
 __all__ = ["ChoiceRow", "ask", "choice_prompt", "encode_question", "read_choices", "with_accuracy", "write_choices"]
@@ -87,7 +87,7 @@ def ask(
     questions: Sequence[ChoiceQuestion],
     *,
     batch_size: int,
-    adapter: Adapter | None = None,
+    adapter: Edits | None = None,
     threshold: float | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[ChoiceRow, ...]:

@@ -5,12 +5,13 @@ from functools import partial
 
 from grun.config import Config, GateConfig, LinearGateConfig, Mlp3GateConfig, Mlp5GateConfig, NoGateConfig
 from grun.gates.base import AbstractGate
+from grun.gates.batched import BatchedGates
 from grun.gates.linear import LinearGate
 from grun.gates.mlp import MlpGate
 from grun.gates.none import NoGate
 from grun.gates.threshold import apply_threshold
 
-__all__ = ["GATES", "AbstractGate", "LinearGate", "MlpGate", "NoGate", "apply_threshold", "build_gate"]
+__all__ = ["GATES", "AbstractGate", "BatchedGates", "LinearGate", "MlpGate", "NoGate", "apply_threshold", "build_gate"]
 
 GATES: dict[type[Config], Callable[[int], AbstractGate]] = {
     LinearGateConfig: LinearGate,

@@ -9,6 +9,7 @@ Shapes: D hidden size.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -25,3 +26,7 @@ class AbstractGate(nn.Module, ABC):
     @abstractmethod
     def logits(self, h: Tensor) -> Tensor:
         """Return u(h) in float32, of shape (...), for hidden states h (..., D) of any floating dtype."""
+
+    @abstractmethod
+    def linears(self) -> Sequence[nn.Linear]:
+        """Return the linear layers that u(h) is, with ReLU between them; none where u(h) is infinity."""

@@ -5,6 +5,8 @@
 Source: arXiv:2502.17823, the default there. Shapes: w (1, D), b (1,).
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from grun.gates.base import AbstractGate
@@ -23,3 +25,7 @@ class LinearGate(AbstractGate):
         """Return u(h) (...) for h (..., D)."""
         logits: Tensor = self.linear(h.float())
         return logits.squeeze(-1)
+
+    def linears(self) -> Sequence[nn.Linear]:
+        """Return its one layer."""
+        return (self.linear,)

@@ -30,3 +30,7 @@ class MlpGate(AbstractGate):
         """Return u(h) (...) for h (..., D)."""
         logits: Tensor = self.layers(h.float())
         return logits.squeeze(-1)
+
+    def linears(self) -> Sequence[nn.Linear]:
+        """Return its layers, from D to 1."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]

@@ -6,8 +6,10 @@ A gate value of 1 reaches every threshold, and 1 times the edit is the edit, bit
 arXiv:2404.03592.
 """
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grun.gates.base import AbstractGate
 
@@ -25,3 +27,7 @@ class NoGate(AbstractGate):
     def logits(self, h: Tensor) -> Tensor:
         """Return infinity (...) for h (..., D)."""
         return torch.full(h.shape[:-1], torch.inf, dtype=torch.float32, device=h.device)
+
+    def linears(self) -> Sequence[nn.Linear]:
+        """Return nothing: there is nothing to compute."""
+        return ()

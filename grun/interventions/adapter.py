@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from grun.config import AdapterConfig
 from grun.errors import ConfigError
@@ -42,6 +42,10 @@ class Adapter(nn.Module):
     def gated_layers(self) -> tuple[int, ...]:
         """The blocks whose edit has a gate: all of them, or none."""
         return tuple(layer for layer, gated in self if gated.gate.learns)
+
+    def opened(self, gate_logits: Tensor, threshold: float | None) -> Tensor | None:
+        """Return (B,) where a gate reaches the threshold, from gate logits (B, L) of the gated blocks; None: gates are soft."""
+        return None if threshold is None else (gate_logits.sigmoid() >= threshold).any(-1)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
         """Parameters for an optimizer: LoReFT's basis in a group of its own that is never decayed."""

@@ -1,9 +1,10 @@
-"""The intervened model: a frozen base and, for the time of a call, an adapter's edits on its blocks.
+"""The intervened model: a frozen base and, for the time of a call, the edits of an adapter or a stack on its blocks.
 
 Each row is edited at its own last prompt token and nowhere else. During generation only the prefill is edited:
 a decoding step sees the edit through the keys and values that it left behind, and is not touched itself.
 
-Shapes: B sequences, T padded length, N answer tokens of the batch, V vocabulary, D hidden size, L edited blocks.
+Shapes: B sequences, T padded length, N answer tokens of the batch, V vocabulary, D hidden size, L columns of gates: an
+adapter's edited blocks, or what `AdapterStack.columns` names.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from grun.interventions import Adapter
+from grun.interventions import Edits
 from grun.lm.frozen import FrozenLM
 from grun.lm.hooks import edit_outputs, narrow_input
 
@@ -105,10 +106,10 @@ def _constant(states: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda _h: states
 
 
-class _Edits:
+class _EditedPass:
     """The edits of one forward pass, and the gate logits they leave behind."""
 
-    def __init__(self, adapter: Adapter, edited: tuple[Tensor, Tensor], threshold: float | None, *, prefill_only: bool) -> None:
+    def __init__(self, adapter: Edits, edited: tuple[Tensor, Tensor], threshold: float | None, *, prefill_only: bool) -> None:
         self.adapter = adapter
         self.edited = edited
         self.threshold = threshold
@@ -126,18 +127,18 @@ class _Edits:
         return edit
 
     def gate_logits(self) -> Tensor | None:
-        columns = [logits for layer in self.adapter.gated_layers if (logits := self.logits[layer]) is not None]
-        return torch.stack(columns, dim=-1) if columns else None
+        columns = [logits.view(len(logits), -1) for layer in self.adapter.layers if (logits := self.logits[layer]) is not None]
+        return torch.cat(columns, dim=-1) if columns else None
 
 
 class IntervenedLM:
-    """A frozen base with an adapter, or without one: then it is the reference."""
+    """A frozen base with an adapter or a stack of them, or without: then it is the reference."""
 
-    def __init__(self, lm: FrozenLM, adapter: Adapter | None = None, *, threshold: float | None = None) -> None:
-        """Put an adapter on a base.
+    def __init__(self, lm: FrozenLM, adapter: Edits | None = None, *, threshold: float | None = None) -> None:
+        """Put an adapter, or a stack, on a base.
 
         Args:
-            threshold: gate threshold; None leaves gates soft, as in training.
+            threshold: gate threshold; None leaves gates soft, as in training, and those of a stack at their members' own.
         """
         self.lm = lm
         self.adapter = adapter
@@ -229,12 +230,12 @@ class IntervenedLM:
         )
 
     @contextmanager
-    def _edited(self, edited: tuple[Tensor, Tensor], *, prefill_only: bool = False) -> Iterator[_Edits | None]:
+    def _edited(self, edited: tuple[Tensor, Tensor], *, prefill_only: bool = False) -> Iterator[_EditedPass | None]:
         """Attach the adapter's edits; nothing without an adapter."""
         if self.adapter is None:
             yield None
             return
-        edits = _Edits(self.adapter, edited, self.threshold, prefill_only=prefill_only)
+        edits = _EditedPass(self.adapter, edited, self.threshold, prefill_only=prefill_only)
         with edit_outputs({self.lm.blocks[layer]: edits.at(layer) for layer in self.adapter.layers}):
             yield edits
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from grun.data.batches import collate, length_buckets
 from grun.data.prompts import Example
 from grun.errors import CacheError
-from grun.interventions import Adapter
+from grun.interventions import Edits
 from grun.lm.frozen import FrozenLM
 from grun.lm.intervened import Answers, IntervenedLM
 from grun.lm.prefix_cache import PrefixCache
@@ -37,7 +37,7 @@ class Pass(Protocol):
     def answers(
         self,
         examples: Sequence[Example],
-        adapter: Adapter | None,
+        adapter: Edits | None,
         *,
         threshold: float | None = None,
         keep_logits: bool = False,
@@ -46,7 +46,8 @@ class Pass(Protocol):
         """Score the answers of some rows, with gradients to the adapter unless the caller disables them.
 
         Args:
-            threshold: gate threshold; None leaves gates soft.
+            adapter: an adapter, or a stack of them.
+            threshold: as of :class:`IntervenedLM`.
             keep_logits: also return the logits over the vocabulary.
             read_layer: block whose output is also returned, after its edit.
         """
@@ -72,7 +73,7 @@ class FullPass:
     def answers(
         self,
         examples: Sequence[Example],
-        adapter: Adapter | None,
+        adapter: Edits | None,
         *,
         threshold: float | None = None,
         keep_logits: bool = False,
@@ -121,7 +122,7 @@ class CachedPass:
     def answers(
         self,
         examples: Sequence[Example],
-        adapter: Adapter | None,
+        adapter: Edits | None,
         *,
         threshold: float | None = None,
         keep_logits: bool = False,
