@@ -12,6 +12,7 @@ from grun.config.calibration import CalibrationConfig
 from grun.config.cluster import ClusterConfig
 from grun.config.data import DataConfig, HubData, JsonlData, PromptConfig, TestbedData, TofuData
 from grun.config.evaluation import EvaluationConfig, PromotionConfig
+from grun.config.ledger import LedgerConfig
 from grun.config.model import BaseVariant, ModelConfig, TaughtModelConfig, VariantKind
 from grun.config.objective import (
     CeuConfig,
@@ -59,6 +60,7 @@ __all__ = [
     "IdkConfig",
     "InvarianceConfig",
     "JsonlData",
+    "LedgerConfig",
     "LinearGateConfig",
     "Mlp3GateConfig",
     "Mlp5GateConfig",
