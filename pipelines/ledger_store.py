@@ -164,12 +164,14 @@ class LedgerStore:
         from mlflow.exceptions import MlflowException
 
         # a server asks for a source that belongs to a run, though there is nothing to be found there
-        with self._tracker.run(self.model_name, tags={"kind": "ledger"}, key=self.model_name) as run_id:
-            with self._calling("append to the ledger"):
-                try:
-                    self._client.create_registered_model(self.model_name, tags={"kind": "ledger"})
-                except MlflowException as error:
-                    if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                        raise
-                source, tags = f"runs:/{run_id}/ledger", {_ENTRY_TAG: entry.to_json()}
-                self._client.create_model_version(self.model_name, source, run_id, tags=tags)
+        with (
+            self._tracker.run(self.model_name, tags={"kind": "ledger"}, key=self.model_name) as run_id,
+            self._calling("append to the ledger"),
+        ):
+            try:
+                self._client.create_registered_model(self.model_name, tags={"kind": "ledger"})
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            source, tags = f"runs:/{run_id}/ledger", {_ENTRY_TAG: entry.to_json()}
+            self._client.create_model_version(self.model_name, source, run_id, tags=tags)
