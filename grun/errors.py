@@ -9,8 +9,10 @@
     ├── TrainingError    training cannot go on (non-finite loss, a tensor that nothing trains)
     ├── ClusterError     the cluster cannot run what was asked for
     ├── TrackingError    MLflow cannot be reached or refuses
-    └── PromotionError   the registry is not in a state that allows the step
-        └── PromotionBusyError   somebody else is promoting this very model
+    ├── PromotionError   the registry is not in a state that allows the step
+    │   └── PromotionBusyError   somebody else is promoting this very model
+    └── LedgerError      the ledger does not allow the step, or is not as it was written
+        └── LedgerBusyError      somebody else works on this very ledger
 
 Every message gives the rule, the offending value and the remedy. A command that meets one prints it
 without a traceback and ends with exit status 2; any other exception is a defect of ours.
@@ -26,6 +28,8 @@ __all__ = [
     "ConfigError",
     "DataError",
     "GrunError",
+    "LedgerBusyError",
+    "LedgerError",
     "ModelError",
     "PromotionBusyError",
     "PromotionError",
@@ -77,6 +81,14 @@ class PromotionError(GrunError):
 
 class PromotionBusyError(PromotionError):
     """Somebody else holds the promotion lock of this registered model."""
+
+
+class LedgerError(GrunError):
+    """The ledger of requests does not allow the step, or is not as it was written."""
+
+
+class LedgerBusyError(LedgerError):
+    """Somebody else holds the lock of this ledger."""
 
 
 def near_miss(word: str, known: Iterable[str]) -> str:

@@ -1,10 +1,12 @@
 """The prefix cache of a run: planned from a recipe and its variants, built once by tasks on the cluster, then shared.
 
-    <output>/cache/<digest>/    see :mod:`grun.lm.prefix_cache`; beside it `<digest>.lock` while somebody builds
+    <output>/cache/<digest>/    see :mod:`grun.lm.prefix_cache`, and `records.json`, the digests of the records that it was made
+                                from, by which a purge finds it; beside it `<digest>.lock` while somebody builds
 
 All that training, probes and evaluation will run is known beforehand, so the cache holds exactly that.
 """
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +31,9 @@ from pipelines.console import note
 from pipelines.prepared import Prepared
 from pipelines.tasks import HelperTask, run_tasks
 
-__all__ = ["CachePlan", "cache_root", "ensure_cache", "plan_cache"]
+__all__ = ["RECORDS_FILE", "CachePlan", "cache_root", "ensure_cache", "plan_cache"]
+
+RECORDS_FILE = "records.json"
 
 _PROBE_ROWS = 8
 
@@ -158,6 +162,9 @@ def _check_probe(plan: CachePlan) -> None:
 
 def _build(recipe: Recipe, prepared: Prepared, plan: CachePlan) -> None:
     """Compute the shards in tasks beside each other, compare a probe batch both ways, and declare the cache finished."""
+    plan.folder.mkdir(exist_ok=True)
+    digests = sorted({example.digest for example in plan.examples})
+    (plan.folder / RECORDS_FILE).write_text(json.dumps(digests), encoding="utf-8")  # first: a build may stop anywhere
     common = {"recipe": recipe, "base": prepared.base, "folder": plan.folder, "spec": plan.spec}
     shards = cut_into_shards(plan.examples, recipe.cache.sequences_per_shard)
     title = f"building the prefix cache, {plan.num_bytes / 1e6:.0f} MB in {len(shards)} file(s)"

@@ -204,8 +204,10 @@ class _Parser(argparse.ArgumentParser):
         console.result(self.format_help())
 
 
-def _parser(description: str, options: Mapping[str, _Option], extra: Callable[[argparse.ArgumentParser], None] | None) -> _Parser:
-    command = f"python pipelines/{Path(sys.argv[0]).name}"
+def _parser(
+    description: str, options: Mapping[str, _Option], extra: Callable[[argparse.ArgumentParser], None] | None, subcommand: str
+) -> _Parser:
+    command = f"python pipelines/{Path(sys.argv[0]).name}{subcommand and ' '}{subcommand}"
     changed = (
         f"  {command} --recipe my.yaml --train.epochs 5\n      a recipe file, with one field changed\n"
         f"  {_PREFIX}TRAIN__EPOCHS=5 {command}\n      the same by the environment, `__` between the levels"
@@ -331,6 +333,7 @@ def parse_command(
     extra: Callable[[argparse.ArgumentParser], None] | None = None,
     default_recipe: Path | None = None,
     sections: tuple[str, ...] | None = None,
+    subcommand: str = "",
 ) -> tuple[Recipe, argparse.Namespace]:
     """Read defaults, recipe file, environment and command line into one validated recipe; `--help` prints and exits.
 
@@ -340,6 +343,7 @@ def parse_command(
         extra: adds a verb's own options to the parser.
         default_recipe: recipe file where none is given.
         sections: top-level sections whose fields are options of this verb; None: all. `name`, `seed` and `output` always are.
+        subcommand: what follows the file's name in the command, with its own arguments: `show ID`.
 
     Returns:
         the recipe, and the values of the verb's own options; `again` holds the arguments that make the same recipe once more.
@@ -353,7 +357,7 @@ def parse_command(
         for path, option in options.items()
         if sections is None or not option.section.path or path.split(".")[0] in sections
     }
-    parser = _parser(description, offered, extra)
+    parser = _parser(description, offered, extra, subcommand)
     arguments, rest = parser.parse_known_args(argv)
     if rest:
         raise _not_understood(parser, rest[0])

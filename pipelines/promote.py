@@ -6,9 +6,6 @@ Exit status: 0 promoted (or rolled back), 3 kept or rejected (the champion is un
 """
 
 import argparse
-import getpass
-import os
-import socket
 from collections.abc import Sequence
 
 from grun.config import Recipe
@@ -23,6 +20,7 @@ from pipelines.console import note, summary
 from pipelines.evaluate import evaluate, report_rows
 from pipelines.identity import identical_where_closed
 from pipelines.lease import Lease
+from pipelines.owner import process_owner
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
 from pipelines.recording import check_is_demo
@@ -46,12 +44,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--rollback", action="store_true", help="give the championship back to the version before")
 
 
-def _owner() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()}:{os.getpid()}"
-
-
 def _rollback(recipe: Recipe, registry: Registry, again: str) -> int:
-    with registry.promotion_lock(recipe.registered_model, _owner(), recipe.promotion.lock_lease_seconds) as lease:
+    with registry.promotion_lock(recipe.registered_model, process_owner(), recipe.promotion.lock_lease_seconds) as lease:
         before, after = registry.rollback(lease)
     summary(
         f"rolled back {recipe.registered_model}",
@@ -145,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_is_demo(recipe, tracker)
             note("no candidate is registered: training the recipe's own adapter first")
             train(recipe, prepared, tracker)
-        with registry.promotion_lock(recipe.registered_model, _owner(), recipe.promotion.lock_lease_seconds) as lease:
+        with registry.promotion_lock(recipe.registered_model, process_owner(), recipe.promotion.lock_lease_seconds) as lease:
             return _judge(recipe, prepared, registry, lease, options.again)
 
 

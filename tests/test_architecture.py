@@ -13,7 +13,7 @@ import pytest
 import grun
 
 ROOT = Path(__file__).parents[1]
-TORCH_FREE = ("grun.config", "grun.errors", "grun.requests")
+TORCH_FREE = ("grun.config", "grun.errors", "grun.requests", "grun.ledger")
 
 
 @cache

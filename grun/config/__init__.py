@@ -13,6 +13,7 @@ from grun.config.cluster import ClusterConfig
 from grun.config.composition import CompositionConfig, MaxGateConfig, ScaledConfig, SumConfig
 from grun.config.data import DataConfig, HubData, JsonlData, PromptConfig, TestbedData, TofuData
 from grun.config.evaluation import EvaluationConfig, PromotionConfig
+from grun.config.ledger import LedgerConfig
 from grun.config.model import BaseVariant, ModelConfig, TaughtModelConfig, VariantKind
 from grun.config.objective import (
     CeuConfig,
@@ -61,6 +62,7 @@ __all__ = [
     "IdkConfig",
     "InvarianceConfig",
     "JsonlData",
+    "LedgerConfig",
     "LinearGateConfig",
     "MaxGateConfig",
     "Mlp3GateConfig",

@@ -57,7 +57,7 @@ def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def explain(error: ValidationError, root: type[BaseModel], *, where: str) -> ConfigError:
+def explain(error: ValidationError, root: type[BaseModel], *, where: str, what: str = "recipe") -> ConfigError:
     """Turn a validation error into one message: the path, the rule, the value, and the near miss of an unknown key."""
     lines = []
     for item in error.errors(include_url=False):
@@ -72,4 +72,4 @@ def explain(error: ValidationError, root: type[BaseModel], *, where: str) -> Con
         shown = "" if isinstance(value, Mapping) else f", got {value!r}"
         message = item["msg"].removeprefix("Value error, ")
         lines.append(f"`{path}`: {message}{'' if 'got' in message else shown}" if path else message)
-    return ConfigError(f"{where} is not a valid recipe: " + "; ".join(lines))
+    return ConfigError(f"{where} is not a valid {what}: " + "; ".join(lines))

@@ -14,6 +14,7 @@ from grun.config.calibration import CalibrationConfig
 from grun.config.cluster import ClusterConfig
 from grun.config.data import DataConfig, PromptConfig, TestbedData
 from grun.config.evaluation import EvaluationConfig, PromotionConfig
+from grun.config.ledger import NAME_PATTERN, LedgerConfig
 from grun.config.model import ModelConfig
 from grun.config.objective import ObjectiveConfig
 from grun.config.sweep import SweepConfig
@@ -23,13 +24,11 @@ from grun.errors import ConfigError
 
 __all__ = ["Recipe", "RequestConfig", "merge", "read_recipe_file"]
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
-
 
 class RequestConfig(Config):
     """The request that is being served."""
 
-    id: str = Field(default="demo", pattern=_NAME)
+    id: str = Field(default="demo", pattern=NAME_PATTERN)
     """Identifier of the request; part of file, run and model names."""
     reason: str = "demonstration on invented people"
     """Why it was made, for the record."""
@@ -38,7 +37,7 @@ class RequestConfig(Config):
 class Recipe(Config):
     """A complete run: one request, one base model, one adapter, and how they are trained, swept, judged and recorded."""
 
-    name: str = Field(default="demo", pattern=_NAME)
+    name: str = Field(default="demo", pattern=NAME_PATTERN)
     """Name of the run; the same name continues an interrupted one."""
     seed: NonNegativeInt = 0
     """Seed of adapter weights, batch order and retain partners."""
@@ -70,6 +69,8 @@ class Recipe(Config):
     """What Ray Tune varies."""
     tracking: TrackingConfig = TrackingConfig()
     """MLflow."""
+    ledger: LedgerConfig = LedgerConfig()
+    """Requests that are answered one after another."""
     cluster: ClusterConfig = ClusterConfig()
     """The local Ray cluster."""
 
@@ -104,6 +105,16 @@ class Recipe(Config):
     def registered_model(self) -> str:
         """Name of this request's model in the registry."""
         return self.tracking.registered_model or f"grun-{self.request.id}"
+
+    @property
+    def ledger_model(self) -> str:
+        """Name of the ledger's model in the registry, whose versions are stacks."""
+        return self.tracking.registered_model or f"grun-ledger-{self.ledger.name}"
+
+    @property
+    def vault(self) -> Path:
+        """Where the text to be forgotten is kept."""
+        return self.ledger.vault or self.output / "vault"
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from grun.data.testbed.people import Person, invent_people, most_people, person_
 from grun.data.testbed.prose import ordinary_texts
 from grun.errors import DataError
 
-__all__ = ["Testbed", "build_testbed"]
+__all__ = ["Testbed", "build_testbed", "people_to_forget"]
 
 # the holdout set is large: a bound on how often a gate opens by mistake is only as good as the number of prompts behind it
 _HELD_OUT_PEOPLE = 4
@@ -92,6 +92,17 @@ def build_testbed(config: TestbedData) -> Testbed:
         utility={"neighbours": neighbours, "world_facts": world, "nature_facts": nature},
         nonmembers=_flatten([person_records(person) for person in _never_taught(everybody, config)]),
     )
+
+
+def people_to_forget(config: TestbedData) -> tuple[tuple[QARecord, ...], ...]:
+    """The facts to forget, person by person: requests that come one after another.
+
+    Raises:
+        DataError: too few people are left to keep.
+    """
+    facts = build_testbed(config).forget
+    size = len(facts) // config.num_forget
+    return tuple(facts[start : start + size] for start in range(0, len(facts), size))
 
 
 def _never_taught(everybody: Sequence[Person], config: TestbedData) -> tuple[Person, ...]:

@@ -1,0 +1,23 @@
+"""The ledger of requests: what it is called, where its texts lie, how its adapters are put together."""
+
+from pathlib import Path
+
+from pydantic import Field, PositiveInt
+
+from grun.config.base import Config
+
+__all__ = ["NAME_PATTERN", "LedgerConfig"]
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+"""What names of runs, requests and ledgers are made of: they become parts of file, run and model names."""
+
+
+class LedgerConfig(Config):
+    """Requests that are answered one after another, by a stack of adapters on one base."""
+
+    name: str = Field(default="demo", pattern=NAME_PATTERN)
+    """Name of the ledger; requests of the same ledger are served together."""
+    vault: Path | None = None
+    """Folder that keeps the text to be forgotten, readable by its owner alone; unset: `vault` in the output folder."""
+    lease_seconds: PositiveInt = 3600
+    """After this long the lock of a worker that vanished may be taken over; it has to be enough for one request."""
