@@ -57,3 +57,18 @@ def test_half_precision_hidden_states_are_computed_in_float32(gate: AbstractGate
     assert logits.dtype == torch.float32
     assert torch.equal(logits, gate.logits(h.float()))
     assert {parameter.dtype for parameter in gate.parameters()} <= {torch.float32}
+
+
+def test_its_linears_with_relu_between_them_are_the_gate(gate: AbstractGate) -> None:
+    """Stacks compute many gates from these at once; a gate without any is always open."""
+    h = torch.randn(4, WIDTH)
+    *hidden, last = gate.linears() or (None,)
+    if last is None:
+        assert torch.equal(gate.logits(h), torch.full((4,), torch.inf))
+        return
+    units = h
+    for linear in hidden:
+        assert linear is not None
+        units = linear(units).relu()
+    assert torch.equal(last(units).squeeze(-1), gate.logits(h))
+    assert {id(p) for linear in gate.linears() for p in linear.parameters()} == {id(p) for p in gate.parameters()}
