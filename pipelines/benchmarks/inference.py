@@ -21,13 +21,14 @@ from pipelines.benchmarks.figures import ratio_figure
 from pipelines.benchmarks.harness import Options, Report, Row, Seconds, compare, cost, interleave
 from pipelines.benchmarks.workload import Geometry, make_recipe, make_tokenizer, new_lm, new_training, read_rows
 
-__all__ = ["run"]
+__all__ = ["BATCHES", "Generation", "generation", "never_end", "run"]
 
-_BATCHES = (1, 32)
+BATCHES = (1, 32)
+"""Prompts at a time."""
 
 
 @dataclass(frozen=True)
-class _Generation:
+class Generation:
     """What one generation took."""
 
     prefill: Seconds
@@ -46,27 +47,27 @@ def run(options: Options) -> Report:
     recipe = make_recipe(options, "gd")
     splits = read_rows(options)
     lm = new_lm(geometry, make_tokenizer(splits, geometry))
-    _never_end(lm)
+    never_end(lm)
     adapter = new_training(lm, recipe, splits).task.adapter
     models = {"base": IntervenedLM(lm), "adapter": IntervenedLM(lm, adapter, threshold=recipe.adapter.gate_threshold)}
     encoder = PromptEncoder(lm.tokenizer, PromptConfig(), context=lm.context)
     questions = [record.question for record in splits.forget if isinstance(record, QARecord)]
     new_tokens = 8 if options.tiny else 33
     rows: list[Row] = []
-    for size in _BATCHES:
+    for size in BATCHES:
         prompts = [encoder.prompt_ids(question) for question in questions[:size]]
-        ways = {name: _generate(model, prompts, new_tokens) for name, model in models.items()}
+        ways = {name: generation(model, prompts, new_tokens) for name, model in models.items()}
         rows += _rows(size, interleave(ways, options.repeats, title=f"generating, {size} prompt(s) at a time"))
     title = f"Generation with an adapter over the base alone: {geometry.num_layers} blocks, {geometry.hidden_size} wide"
-    return Report(rows, ratio_figure(title, rows), {"geometry": vars(geometry), "new_tokens": new_tokens, "batches": _BATCHES})
+    return Report(rows, ratio_figure(title, rows), {"geometry": vars(geometry), "new_tokens": new_tokens, "batches": BATCHES})
 
 
-def _rows(size: int, samples: dict[str, list[_Generation]]) -> list[Row]:
+def _rows(size: int, samples: dict[str, list[Generation]]) -> list[Row]:
     rows: list[Row] = []
     for phase in ("prefill", "decode"):
         base, adapter = ([getattr(sample, phase) for sample in samples[name]] for name in ("base", "adapter"))
         rows.append(compare(f"inference.{phase}_over_base.batch_{size}", adapter, base))
-        if size == max(_BATCHES):
+        if size == max(BATCHES):
             rows.append(compare(f"inference.{phase}_over_base", adapter, base))
         rows += [
             row
@@ -76,13 +77,15 @@ def _rows(size: int, samples: dict[str, list[_Generation]]) -> list[Row]:
     return rows
 
 
-def _generate(model: IntervenedLM, prompts: Sequence[Sequence[int]], new_tokens: int) -> Callable[[int], _Generation]:
-    def generate(_index: int) -> _Generation:
+def generation(model: IntervenedLM, prompts: Sequence[Sequence[int]], new_tokens: int) -> Callable[[int], Generation]:
+    """Time a generation, which is to have so many tokens (:func:`never_end`)."""
+
+    def generate(_index: int) -> Generation:
         with _starts(model.lm.model) as starts:
             model.generate(prompts, max_new_tokens=new_tokens)
         assert len(starts) == new_tokens, f"{len(starts)} forward passes for {new_tokens} tokens"
         # what follows the last start also makes texts of the tokens, and is left out
-        return _Generation(_between(starts[0], starts[1]), _between(starts[1], starts[-1]) / (new_tokens - 2))
+        return Generation(_between(starts[0], starts[1]), _between(starts[1], starts[-1]) / (new_tokens - 2))
 
     return generate
 
@@ -107,7 +110,7 @@ def _starts(model: nn.Module) -> Iterator[list[Seconds]]:
 
 
 @torch.no_grad()
-def _never_end(lm: FrozenLM) -> None:
+def never_end(lm: FrozenLM) -> None:
     """Let a random base never choose the end of text, so that every generation has the same length."""
     end = lm.tokenizer.eos_token_id
     assert isinstance(end, int)

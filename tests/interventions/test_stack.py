@@ -39,6 +39,13 @@ def test_three_changes_by_hand(composition: CompositionConfig, num_members: int,
     assert compose(CHANGES, composition, num_members=num_members)[0].tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("composition", [SumConfig(), MaxGateConfig()], ids=lambda config: config.kind)
+def test_a_closed_change_leaves_even_the_sign_of_a_zero(composition: CompositionConfig) -> None:
+    alone = change([-0.0, 0.0], 0.6)
+    for changes in [(alone,), (alone, CHANGES[2]), (CHANGES[2], alone)]:
+        assert same_bits(compose(changes, composition, num_members=2), torch.tensor([[-0.0, 0.0]]))
+
+
 @pytest.mark.parametrize(("num_members", "factor"), [(1, 1.2), (2, 1.8), (3, 2.4), (6, 4.2)])
 def test_the_official_factor_grows_with_the_stack(num_members: int, factor: float) -> None:
     adapters = [build(seed, gate=NoGateConfig()) for seed in range(num_members)]
@@ -134,13 +141,12 @@ def test_a_row_that_is_no_number_is_left_to_its_own_gate() -> None:
 def test_a_threshold_that_is_just_reached_is_reached(threshold: float) -> None:
     """The sigmoid rounds: near 1 many logits share a value, and all of them are open."""
     exact = math.log(threshold) - math.log1p(-threshold) if threshold < 1 else 17.0
-    logits = torch.linspace(exact - 1e-3, exact + 1e-3, 4001)
-    h = torch.zeros(4001, HIDDEN_SIZE)
-    h[:, 0] = logits
+    h = torch.zeros(120, HIDDEN_SIZE)
+    h[:, 0] = exact + torch.cat([torch.linspace(-1e-5, 1e-5, 60), torch.linspace(-1, 1, 60)])
     adapter = reading(build(0), 0)
+    stacked = stack_of([adapter], threshold).at(0)
     for row in h.split(1):
-        stacked, alone = stack_of([adapter], threshold).at(0)(row).hidden, adapter.at(0)(row, threshold=threshold).hidden
-        assert same_bits(stacked, alone)
+        assert same_bits(stacked(row).hidden, adapter.at(0)(row, threshold=threshold).hidden)
 
 
 def test_one_threshold_may_take_the_place_of_all() -> None:
