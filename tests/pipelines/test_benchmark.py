@@ -188,6 +188,16 @@ def test_inference_compares_prefill_and_decoding(run_benchmark: RunBenchmark) ->
         assert f"inference.{phase}_over_base.batch_1" in rows
 
 
+def test_stack_compares_many_members_with_one_and_with_none(run_benchmark: RunBenchmark) -> None:
+    rows = run_benchmark("stack")
+    for phase in ("prefill", "decode"):
+        row = rows[f"stack.{phase}_50_over_1"]
+        assert row == {**rows[f"stack.{phase}_50_over_1.batch_32"], "name": row["name"]}
+        assert row["value"] == rows[f"stack.{phase}.batch_32.50.cpu"]["value"]
+        assert row["baseline"] == rows[f"stack.{phase}.batch_32.1.cpu"]["value"]
+        assert {f"stack.{phase}_{size}_over_base.batch_1" for size in (1, 10, 50)} <= rows.keys()
+
+
 def test_scale_fits_an_exponent_to_every_curve(run_benchmark: RunBenchmark) -> None:
     rows = run_benchmark("scale")
     wanted = {f"scale.{kind}.{way}_exponent" for kind in ("prompt_tokens", "blocks", "width") for way in ("full", "cached")}
