@@ -30,6 +30,7 @@ from grun.adapters.folder import (
 )
 from grun.adapters.placing import partial_of, put_folder
 from grun.config import CompositionConfig, Config
+from grun.config.ledger import NAME_PATTERN
 from grun.errors import AdapterError
 from grun.interventions import AdapterStack, StackMember
 from grun.lm import BaseInfo, FrozenLM
@@ -56,7 +57,7 @@ _SHARED = ("base_digest", "base_dtype", "base_pad_token", "hidden_size", "num_la
 class StackedAdapter(Config):
     """A member, as `stack.json` names it."""
 
-    request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+    request_id: Annotated[str, Field(pattern=NAME_PATTERN)]
     """The request that it answers; part of its folder's name."""
     adapter_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """Digest of its adapter (:func:`grun.adapters.digest_adapter`)."""
