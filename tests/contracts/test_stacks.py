@@ -91,14 +91,14 @@ def test_members_of_different_kinds_ranks_blocks_and_thresholds(composition: Cal
     stack, h = stack_of(adapters, [None, 0.5, 0.2, 0.4] * 2, composition()), rows(5)
     assert stack.layers == (0, 1, 2)
     by_request = dict(zip(stack.request_ids, adapters, strict=True))
-    for layer in stack.layers:
-        edited = stack.at(layer)(h)
+    for layer, threshold in itertools.product(stack.layers, (None, 2.0)):  # 2.0: all are screened and none runs
+        edited = stack.at(layer)(h, threshold=threshold)
         columns = [request_id for request_id, block in stack.columns if block == layer]
         assert edited.gate_logits is not None
         assert edited.gate_logits.shape == (5, len(columns))
         own = torch.stack([by_request[request_id].at(layer).gate.logits(h) for request_id in columns], dim=-1)
         torch.testing.assert_close(edited.gate_logits, own)
-        assert (edited.hidden != h).any()
+        assert bool((edited.hidden != h).any()) == (threshold is None)
 
 
 @each_composition

@@ -149,6 +149,27 @@ def test_a_threshold_that_is_just_reached_is_reached(threshold: float) -> None:
         assert same_bits(stacked(row).hidden, adapter.at(0)(row, threshold=threshold).hidden)
 
 
+def test_a_row_that_no_gate_opens_is_the_bases_whatever_the_factor() -> None:
+    """A factor below 0 makes +0.0 of "nothing"."""
+    h = rows(2)
+    h[:, 0] = torch.tensor([1.0, -1.0])  # open, closed
+    h[1, 1:] = -0.0
+    edited = stack_of([reading(build(0), 0)], 0.5, ScaledConfig(a=-1.0, b=0.0)).at(0)(h).hidden
+    assert same_bits(edited[1], h[1])
+    assert not torch.equal(edited[0], h[0])
+
+
+def test_a_member_that_runs_shows_its_own_logits_to_the_last_bit() -> None:
+    """What is reported is what decided."""
+    adapters, h = [build(seed, gate=Mlp3GateConfig()) for seed in range(5)], rows(33)
+    logits = stack_of(adapters, 0.0).at(0)(h).gate_logits
+    assert logits is not None
+    assert same_bits(logits, torch.stack([adapter.at(0).gate.logits(h) for adapter in adapters], dim=-1))
+    screened = stack_of(adapters, 2.0).at(0)(h).gate_logits
+    assert screened is not None
+    assert not torch.equal(screened, logits)
+
+
 def test_one_threshold_may_take_the_place_of_all() -> None:
     adapters, h = [build(seed) for seed in range(3)], rows(8)
     stack = stack_of(adapters, [0.1, 0.5, None])
