@@ -48,7 +48,7 @@ class LedgerStore:
     """
 
     def __init__(self, tracker: Tracker, name: str, lease_seconds: float) -> None:
-        self._tracker = tracker
+        self.tracker = tracker
         self._client = tracker.client
         self._calling = tracker.calling
         self._lease_seconds = lease_seconds
@@ -119,7 +119,7 @@ class LedgerStore:
         checked = details if isinstance(details, Details) else Details.parse(details or {})
         for _ in range(_ATTEMPTS):
             if lease is not None:
-                check_lease(self._tracker.store, lease, purpose=LEDGER)
+                check_lease(self.tracker.store, lease, purpose=LEDGER)
             ledger = self.read()
             if seen is not None and ledger.head != seen.head:
                 raise LedgerError(
@@ -145,7 +145,7 @@ class LedgerStore:
             LedgerBusyError: somebody else holds it; names them.
         """
         return hold_lease(
-            self._tracker.store, self.model_name, owner, self._lease_seconds, purpose=LEDGER, above=self.read().fence
+            self.tracker.store, self.model_name, owner, self._lease_seconds, purpose=LEDGER, above=self.read().fence
         )
 
     def _versions(self) -> Iterator["ModelVersion"]:
@@ -165,7 +165,7 @@ class LedgerStore:
 
         # a server asks for a source that belongs to a run, though there is nothing to be found there
         with (
-            self._tracker.run(self.model_name, tags={"kind": "ledger"}, key=self.model_name) as run_id,
+            self.tracker.run(self.model_name, tags={"kind": "ledger"}, key=self.model_name) as run_id,
             self._calling("append to the ledger"),
         ):
             try:

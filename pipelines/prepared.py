@@ -24,7 +24,7 @@ from grun.data.splits import Splits, make_request, read_splits, with_environment
 from grun.errors import ConfigError, DataError
 from grun.requests import UnlearningRequest
 
-__all__ = ["Lesson", "Prepared", "plan", "read_prepared", "write_prepared"]
+__all__ = ["Lesson", "Prepared", "plan", "prepared_root", "read_prepared", "write_prepared"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ class Prepared:
     """Records whose words the taught tokenizer knows; the same for the base and its twin."""
 
 
+def prepared_root(recipe: Recipe) -> Path:
+    """Where the prepared data of an output folder are."""
+    return recipe.output.absolute() / "prepared"
+
+
 def plan(recipe: Recipe) -> Prepared:
     """Read and split the records and say where everything will be; nothing is written.
 
@@ -70,7 +75,7 @@ def plan(recipe: Recipe) -> Prepared:
     request = make_request(recipe.request, recipe.data, splits)
     utility = [record for rows in splits.utility.values() for record in rows]
     digest = digest_records([*splits.forget, *splits.retain, *splits.holdout, *utility, *splits.nonmembers, *splits.environment])
-    folder = recipe.output.absolute() / "prepared" / f"{recipe.request.id}-{digest[:12]}"
+    folder = prepared_root(recipe) / f"{recipe.request.id}-{digest[:12]}"
     retain_only = _retain_only(recipe)
     if recipe.model.path is not None:
         return Prepared(folder, request, splits, _located(recipe.model.path), retain_only)

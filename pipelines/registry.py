@@ -159,6 +159,12 @@ class Registry:
             versions = self._client.search_model_versions(f"name = '{model_name}'")
         return max((int(found.version) for found in versions if tags.items() <= found.tags.items()), default=None)
 
+    def has_version(self, model_name: str, version: int) -> bool:
+        """Whether a version is (still) in the registry."""
+        with self._calling("look for a version"):
+            found = self._client.search_model_versions(f"name = '{model_name}' AND version_number = {version}")
+        return bool(found)
+
     def run_of(self, model_name: str, version: int) -> str | None:
         """The run that a version came from: where its own page shows, and where people look for what is known of it.
 

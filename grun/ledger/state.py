@@ -141,7 +141,7 @@ def _possible(state: RequestState) -> list[Action]:
 
 
 def _refused(state: RequestState, action: Action) -> LedgerError:
-    lacking = [*(["its text is purged"] if state.purged else []), *(["no adapter"] if state.adapter is None else [])]
+    lacking = [*(["purged of its text"] if state.purged else []), *(["without an adapter"] if state.adapter is None else [])]
     found = ", ".join([state.status, *lacking])
     allowed = [_COMMANDS[possible] for possible in _possible(state) if possible in _COMMANDS]
     needed = " or ".join(_NEEDS[action])

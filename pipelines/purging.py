@@ -1,0 +1,104 @@
+"""Where else the text of a request is: in prepared folders and prefix caches, its own and those of other requests.
+
+Requests are kept apart from each other in training, so one's records are among the others' data. They are found by the digests
+of records, not by the names of folders. What cannot be read is taken for something that has them: it can be made anew.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from grun.config import Recipe
+from grun.data.records import read_jsonl
+from grun.errors import DataError, LedgerError
+from grun.ledger import RequestState
+from pipelines.caching import RECORDS_FILE, cache_root
+from pipelines.prepared import prepared_root
+from pipelines.vault import Vault
+
+__all__ = ["Traces", "find_traces", "remove_traces"]
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What has any of a request's text, besides the vault."""
+
+    prepared: tuple[Path, ...]
+    """Folders of prepared data."""
+    caches: tuple[Path, ...]
+    """Folders of prefix caches."""
+
+
+def find_traces(recipe: Recipe, vault: Vault, state: RequestState) -> Traces:
+    """Look through an output folder for the records of a request."""
+    prepared = list(_folders(prepared_root(recipe)))
+    own = [folder for folder in prepared if _forget_digest(folder) == state.forget.digest]
+    digests = {record.digest for record in vault.read(state)} if vault.holds(state.id) else set()
+    for folder in own:
+        digests |= _digests(folder / "forget.jsonl") or set()
+    return Traces(
+        tuple(folder for folder in prepared if folder in own or _prepared_has(folder, digests)),
+        tuple(folder for folder in _folders(cache_root(recipe)) if _cache_has(folder, digests)),
+    )
+
+
+def remove_traces(traces: Traces) -> None:
+    """Delete them; nothing is deleted while any of the caches is being built.
+
+    Raises:
+        LedgerError: somebody builds one.
+    """
+    with ExitStack() as locks:
+        for folder in traces.caches:
+            try:
+                locks.enter_context(FileLock(folder.with_suffix(".lock"), timeout=0))
+            except Timeout:
+                raise LedgerError(
+                    f"a purge needs caches that nobody builds, got {folder.name} being built from the text to be purged; wait for that run"
+                ) from None
+        for folder in (*traces.caches, *traces.prepared):
+            shutil.rmtree(folder)
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    return (path for path in sorted(root.glob("*")) if path.is_dir())
+
+
+def _forget_digest(folder: Path) -> str | None:
+    """Digest of the forget set that a prepared folder was made about."""
+    try:
+        return str(json.loads((folder / "request.json").read_text(encoding="utf-8"))["forget"]["digest"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _digests(path: Path) -> set[str] | None:
+    """Digests of a file's records, or None where it cannot be read."""
+    try:
+        return {record.digest for record in read_jsonl(path)}
+    except DataError:
+        return None
+
+
+def _prepared_has(folder: Path, digests: set[str]) -> bool:
+    found = [_digests(path) for path in _record_files(folder)]
+    return any(known is None or known & digests for known in found)
+
+
+def _record_files(folder: Path) -> Iterator[Path]:
+    """The files of records in a prepared folder."""
+    yield from sorted(folder.glob("*.jsonl"))
+    yield from sorted((folder / "utility").glob("*.jsonl"))
+
+
+def _cache_has(folder: Path, digests: set[str]) -> bool:
+    try:
+        known = json.loads((folder / RECORDS_FILE).read_text(encoding="utf-8"))
+        return not digests.isdisjoint(known)
+    except (OSError, ValueError, TypeError):
+        return True
