@@ -40,7 +40,9 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
     "show": Subcommand("pipelines.ledger_verbs.show", "Show a request and everything that was done for it.", "ID"),
     "verify": Subcommand("pipelines.ledger_verbs.verify", "Prove that nothing in a ledger was altered, or say what was."),
     "export": Subcommand("pipelines.ledger_verbs.export", "Write a ledger to one file, to be kept elsewhere."),
-    "purge": Subcommand("pipelines.ledger_verbs.purge", "Delete the text of a request wherever it is kept; the proof stays.", "ID"),
+    "purge": Subcommand(
+        "pipelines.ledger_verbs.purge", "Delete the text of a request wherever it is kept; the proof stays.", "ID"
+    ),
 }
 
 

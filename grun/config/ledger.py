@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field, PositiveInt
 
 from grun.config.base import Config
+from grun.config.composition import CompositionConfig, SumConfig
 
 __all__ = ["NAME_PATTERN", "LedgerConfig"]
 
@@ -19,5 +20,7 @@ class LedgerConfig(Config):
     """Name of the ledger; requests of the same ledger are served together."""
     vault: Path | None = None
     """Folder that keeps the text to be forgotten, readable by its owner alone; unset: `vault` in the output folder."""
+    composition: CompositionConfig = SumConfig()
+    """How the adapters of the stack act together."""
     lease_seconds: PositiveInt = 3600
     """After this long the lock of a worker that vanished may be taken over; it has to be enough for one request."""

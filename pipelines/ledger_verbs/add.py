@@ -16,8 +16,8 @@ from grun.ledger import Details, Ledger
 from grun.requests import Source
 from pipelines.console import check_writable, note, summary
 from pipelines.ledger_store import LedgerStore
-from pipelines.owner import owner
 from pipelines.ledger_verbs.steps import ledger_step
+from pipelines.owner import owner
 from pipelines.vault import Vault
 
 __all__ = ["options", "run"]

@@ -10,9 +10,9 @@ import argparse
 from grun.config import Recipe
 from pipelines.console import note, summary
 from pipelines.ledger_store import LedgerStore
+from pipelines.ledger_verbs.steps import ledger_step
 from pipelines.owner import owner, process_owner
 from pipelines.purging import find_traces, remove_traces
-from pipelines.ledger_verbs.steps import ledger_step
 from pipelines.vault import Vault
 
 __all__ = ["options", "run"]
