@@ -1,6 +1,7 @@
 """One entry of the ledger: who did what for which request, when and why, with the digests of what it was done with.
 
-Its digest is SHA-256 over the canonical JSON of all other fields, that of the entry before among them.
+Its digest is SHA-256 over the canonical JSON of all other fields, that of the entry before among them. Details that say nothing
+are left out.
 """
 
 import hashlib
@@ -129,12 +130,16 @@ class LedgerEntry(Config):
     @property
     def content_digest(self) -> str:
         """What the digest has to be."""
-        content = self.model_dump(mode="json", exclude={"digest"})
+        content = {name: value for name, value in self._content().items() if name != "digest"}
         return hashlib.sha256(_canonical(content).encode()).hexdigest()
 
     def to_json(self) -> str:
         """The entry as it is stored: canonical JSON, in one line."""
-        return _canonical(self.model_dump(mode="json"))
+        return _canonical(self._content())
+
+    def _content(self) -> dict[str, Any]:
+        """All fields; of the details those that say something, so that one that is new some day changes no entry of today."""
+        return self.model_dump(mode="json") | {"details": self.details.model_dump(mode="json", exclude_defaults=True)}
 
     @classmethod
     def parse(cls, text: str, *, where: str) -> Self:

@@ -63,6 +63,16 @@ _NEEDS: Mapping[Action, tuple[Status, ...]] = {
 }
 """Statuses in which an action is allowed."""
 
+_NEEDS_TOO: Mapping[Action, str] = {
+    "train": " and has its text",
+    "stacked": " and has an adapter",
+    "promoted": " and has a stack",
+    "declined": " and has an adapter",
+    "reinstated": " and has an adapter or its text",
+    "purged": " and not purged yet",
+}
+"""What an action needs besides the status."""
+
 _COMMANDS: Mapping[Action, str] = {"train": "train", "revoked": "revoke", "reinstated": "reinstate", "purged": "purge"}
 """What a user can do about it, by the action that it leads to."""
 
@@ -85,6 +95,8 @@ def next_state(state: RequestState | None, entry: LedgerEntry) -> RequestState:
         raise _refused(state, entry.action)
     details = entry.details
     _check_details(state, entry)
+    if entry.action in ("trained", "reinstated"):  # an earlier stack does not speak for what comes now
+        state = replace(state, stack=None, version=None)
     return replace(
         state,
         status=_status_after(state, entry),
@@ -146,20 +158,9 @@ def _refused(state: RequestState, action: Action) -> LedgerError:
     allowed = [_COMMANDS[possible] for possible in _possible(state) if possible in _COMMANDS]
     needed = " or ".join(_NEEDS[action])
     return LedgerError(
-        f"`{_COMMANDS.get(action, action)}` needs a request that is {needed}{_EXTRA.get(action, '')}, got {state.id!r}, which is {found} "
-        f"(entry {state.since}); allowed now: {', '.join(allowed) or 'nothing until its worker ends'}"
+        f"`{_COMMANDS.get(action, action)}` needs a request that is {needed}{_NEEDS_TOO.get(action, '')}, got {state.id!r}, which is {found} "
+        f"(entry {state.since}); allowed now: {', '.join(allowed) or 'nothing'}"
     )
-
-
-_EXTRA: Mapping[Action, str] = {
-    "train": " and has its text",
-    "stacked": " and has an adapter",
-    "promoted": " and has a stack",
-    "declined": " and has an adapter",
-    "reinstated": " and has an adapter or its text",
-    "purged": " and not purged yet",
-}
-"""What an action needs besides the status."""
 
 
 def _check_details(state: RequestState, entry: LedgerEntry) -> None:
