@@ -13,11 +13,12 @@ versions; only a ledger cut off at its end, or written anew from some entry on, 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from grun.config import Recipe
 from grun.errors import LedgerError
-from grun.ledger import Action, Details, Ledger, LedgerEntry
+from grun.ledger import GENESIS, Action, Details, Ledger, LedgerEntry
 from pipelines.lease import LEDGER, Lease, check_lease, hold_lease
 from pipelines.owner import owner
 from pipelines.tracking import Tracker
@@ -160,18 +161,22 @@ class LedgerStore:
             if not token:
                 return
 
+    @cached_property
+    def _run_id(self) -> str:
+        """The run that versions name as their source: a server asks for one, though there is nothing to be found there."""
+        with self.tracker.run(self.model_name, tags={"kind": "ledger"}, key=self.model_name) as run_id:
+            return run_id
+
     def _create(self, entry: LedgerEntry) -> None:
         from mlflow.exceptions import MlflowException
 
-        # a server asks for a source that belongs to a run, though there is nothing to be found there
-        with (
-            self.tracker.run(self.model_name, tags={"kind": "ledger"}, key=self.model_name) as run_id,
-            self._calling("append to the ledger"),
-        ):
-            try:
-                self._client.create_registered_model(self.model_name, tags={"kind": "ledger"})
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
+        run_id = self._run_id
+        with self._calling("append to the ledger"):
+            if entry.previous == GENESIS:
+                try:
+                    self._client.create_registered_model(self.model_name, tags={"kind": "ledger"})
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                        raise
             source, tags = f"runs:/{run_id}/ledger", {_ENTRY_TAG: entry.to_json()}
             self._client.create_model_version(self.model_name, source, run_id, tags=tags)

@@ -82,7 +82,7 @@ def test_a_refusal_says_what_is_allowed() -> None:
     )
     with pytest.raises(LedgerError, match=r"which is training, without an adapter .*; allowed now: train$"):
         append(lived("training"), "purged", "r1")
-    with pytest.raises(LedgerError, match="which is revoked, purged of its text, without an adapter .*; allowed now: nothing"):
+    with pytest.raises(LedgerError, match=r"which is revoked, purged of its text, without an adapter .*; allowed now: nothing"):
         append(lived("withdrawn and purged"), "reinstated", "r1")
 
 
@@ -104,9 +104,9 @@ def test_an_earlier_stack_does_not_promote_what_came_after_it(name: str) -> None
 
 @pytest.mark.parametrize("name", LIFE)
 def test_an_id_is_added_once(name: str) -> None:
-    with pytest.raises(LedgerError, match="got the same records again for 'r1'.*there is nothing left to do"):
+    with pytest.raises(LedgerError, match=r"got the same records again for 'r1'.*there is nothing left to do"):
         append(lived(name), "add", "r1", asked("1"))
-    with pytest.raises(LedgerError, match="got other records for 'r1'.*an id of its own"):
+    with pytest.raises(LedgerError, match=r"got other records for 'r1'.*an id of its own"):
         append(lived(name), "add", "r1", asked("2"))
 
 
@@ -134,7 +134,7 @@ def test_an_entry_says_what_it_was_made_about(action: Action, details: Details, 
 
 
 def test_a_request_says_what_it_is_about() -> None:
-    with pytest.raises(LedgerError, match="without `details.forget`"):
+    with pytest.raises(LedgerError, match=r"without `details.forget`"):
         append(Ledger(), "add", "r1")
 
 
