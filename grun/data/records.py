@@ -65,7 +65,8 @@ Record = QARecord | TextRecord
 def _text(values: Mapping[str, Any], field: str, where: str) -> str:
     value = values[field]
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: `{field}` must be a non-empty text, got {value!r}; write it or drop the line")
+        shown = type(value).__name__ if isinstance(value, list | dict) else repr(value)  # these may hold text to be forgotten
+        raise DataError(f"{where}: `{field}` must be a non-empty text, got {shown}; write it or drop the line")
     return value.strip()
 
 
@@ -98,7 +99,7 @@ def parse_record(values: Any, *, where: str) -> Record:
     alternatives = _texts(values, "alternative_answers", where)
     if shared := set(wrong) & set(alternatives):
         raise DataError(
-            f"{where}: `alternative_answers` must not hold answers that evaluation scores as wrong, got {sorted(shared)}; "
+            f"{where}: `alternative_answers` must not hold answers that evaluation scores as wrong, got {len(shared)} of them; "
             "drop them from one of the two"
         )
     return QARecord(
@@ -113,8 +114,13 @@ def parse_record(values: Any, *, where: str) -> Record:
 def _texts(values: Mapping[str, Any], field: str, where: str) -> tuple[str, ...]:
     """A list of texts that may be missing."""
     texts = values.get(field) or []
-    if not isinstance(texts, list) or not all(isinstance(item, str) and item.strip() for item in texts):
-        raise DataError(f"{where}: `{field}` must be a list of non-empty texts, got {texts!r}")
+    if not isinstance(texts, list):
+        raise DataError(f"{where}: `{field}` must be a list of non-empty texts, got {type(texts).__name__}; put it into a list")
+    for number, item in enumerate(texts, start=1):
+        if not isinstance(item, str) or not item.strip():
+            raise DataError(
+                f"{where}: `{field}` must be a list of non-empty texts, got {type(item).__name__} without text as number {number}; drop it"
+            )
     return tuple(item.strip() for item in texts)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from grun.config import Recipe
@@ -51,7 +52,8 @@ def write_export(ledger: Ledger, path: Path) -> None:
         partial.write_text(to_export(ledger), encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise LedgerError(
             f"an export must be a file that can be written, got {str(path)!r} ({error.strerror}); choose another by `--to`"
         ) from None

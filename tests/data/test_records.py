@@ -70,8 +70,14 @@ def test_a_line_ends_at_a_newline_only(write: Write) -> None:
         ('{"question": null, "answer": "I."}', "`question` must be a non-empty text, got None"),
         ('{"text": ""}', "`text` must be a non-empty text, got ''"),
         ('{"question": "Who?", "answer": "I.", "paraphrased_answer": ""}', "`paraphrased_answer` must be a non-empty text"),
-        ('{"question": "Who?", "answer": "I.", "perturbed_answer": "B."}', "must be a list of non-empty texts, got 'B.'"),
-        ('{"question": "Who?", "answer": "I.", "perturbed_answer": ["B.", ""]}', "must be a list of non-empty texts"),
+        (
+            '{"question": "Who?", "answer": "I.", "perturbed_answer": "B."}',
+            "must be a list of non-empty texts, got str; put it into a list",
+        ),
+        (
+            '{"question": "Who?", "answer": "I.", "perturbed_answer": ["B.", ""]}',
+            "non-empty texts, got str without text as number 2",
+        ),
     ],
 )
 def test_bad_line_is_named_by_file_and_number(write: Write, line: str, message: str) -> None:
