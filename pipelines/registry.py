@@ -107,9 +107,10 @@ class Registry:
             return self._create_version(model_name, run_id, model_id, location, {**(tags or {}), **_digest_tags(digests)})
 
     def names(self) -> list[str]:
-        """Names of the registered models that hold a version or an alias, sorted."""
+        """Names of the registered models that hold a version or an alias, sorted; a ledger of requests is none."""
         with self._calling("list registered models"):
-            return sorted(model.name for model in self._client.search_registered_models() if model.latest_versions)
+            models = [model for model in self._client.search_registered_models() if model.tags.get("kind") != "ledger"]
+        return sorted(model.name for model in models if model.latest_versions)
 
     def version_of(self, model_name: str, alias: str) -> int | None:
         """The version that an alias points to, or None if the model or the alias does not exist."""

@@ -1,5 +1,6 @@
 """The prefix cache of a run: planned, built once, checked; listed and pruned. Tasks run in this process, not on a cluster."""
 
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from grun.lm.prefix_cache import CACHE_FILE, shard_path
 from grun.training import TorchEngine, build_task, fit
 from pipelines import cache as cache_verb
 from pipelines import caching
-from pipelines.caching import ensure_cache, plan_cache
+from pipelines.caching import RECORDS_FILE, ensure_cache, plan_cache
 from pipelines.loaded import loaded_base
 from pipelines.prepared import Prepared, plan, read_prepared, write_prepared
 from pipelines.tasks import HelperTask
@@ -62,6 +63,18 @@ def test_a_cache_is_built_once_and_used_by_whoever_asks_next(recipe: Recipe, pre
     count = len(ran)
     assert ensure_cache(recipe, prepared, [recipe]) == folder
     assert len(ran) == count
+
+
+@pytest.mark.parametrize("train", [{}, {"augmentation": {"variants": 2}}], ids=["plain", "wrapped"])
+def test_a_cache_names_the_records_that_it_was_made_from(recipe: Recipe, prepared: Prepared, train: dict[str, Any]) -> None:
+    """A purge finds by it what holds a request's text."""
+    varied = recipe.replace({"train": train})
+    folder = ensure_cache(varied, prepared, [varied])
+    assert folder is not None
+    named = set(json.loads((folder / RECORDS_FILE).read_text(encoding="utf-8")))
+    splits = prepared.splits
+    assert {record.digest for record in (*splits.forget, *splits.retain)} <= named
+    assert named <= {record.digest for record in (*splits.forget, *splits.retain, *splits.holdout)}
 
 
 def test_two_that_want_the_same_cache_build_it_once(recipe: Recipe, prepared: Prepared, ran: list[str]) -> None:

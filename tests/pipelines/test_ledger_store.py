@@ -19,6 +19,7 @@ from grun.config import Recipe
 from grun.errors import LedgerBusyError, LedgerError, TrackingError
 from grun.ledger import Ledger
 from pipelines.ledger_store import LedgerStore
+from pipelines.registry import Registry
 from tests.ledger.example_ledger import STEPS, TRAINED, asked
 
 # MLflow 3.17 uses a loader strategy that SQLAlchemy 2.1 deprecates; the warning is theirs to mend.
@@ -70,6 +71,7 @@ class TestReading:
         written = [store.append(action, name, reason="why", details=details) for action, name, details in STEPS]
         assert store.read_stored().ledger.entries == tuple(written)
         assert store.read_stored().void == ()
+        assert store.model_name not in Registry(store.tracker).names()  # it is no model that could be promoted
         assert [(entry.sequence, entry.action) for entry in written] == [(n, step[0]) for n, step in enumerate(STEPS, start=1)]
 
     def test_more_entries_than_a_page_holds_come_in_order(self, store: LedgerStore, monkeypatch: pytest.MonkeyPatch) -> None:
