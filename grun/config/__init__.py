@@ -38,6 +38,7 @@ from grun.config.objective import (
     WtnpoConfig,
 )
 from grun.config.recipe import Recipe, RequestConfig, merge, read_recipe_file
+from grun.config.serving import ServingConfig
 from grun.config.sweep import SweepConfig
 from grun.config.tracking import TrackingConfig
 from grun.config.train import TrainConfig
@@ -83,6 +84,7 @@ __all__ = [
     "RmuConfig",
     "SatImpConfig",
     "ScaledConfig",
+    "ServingConfig",
     "SimNpoConfig",
     "SumConfig",
     "SweepConfig",

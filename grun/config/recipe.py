@@ -17,6 +17,7 @@ from grun.config.evaluation import EvaluationConfig, PromotionConfig
 from grun.config.ledger import NAME_PATTERN, LedgerConfig
 from grun.config.model import ModelConfig
 from grun.config.objective import ObjectiveConfig
+from grun.config.serving import ServingConfig
 from grun.config.sweep import SweepConfig
 from grun.config.tracking import TrackingConfig
 from grun.config.train import TrainConfig
@@ -71,6 +72,8 @@ class Recipe(Config):
     """MLflow."""
     ledger: LedgerConfig = LedgerConfig()
     """Requests that are answered one after another."""
+    serving: ServingConfig = ServingConfig()
+    """The server of the champion."""
     cluster: ClusterConfig = ClusterConfig()
     """The local Ray cluster."""
 

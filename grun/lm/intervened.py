@@ -198,35 +198,50 @@ class IntervenedLM:
     @torch.no_grad()
     def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling | None = None) -> Generated:
         """Continue prompts (token ids) until the end of text: greedily, or by sampling."""
-        length = max(len(prompt) for prompt in prompts)
-        input_ids = torch.full((len(prompts), length), self.lm.pad_id, dtype=torch.long)
-        attention_mask = torch.zeros_like(input_ids)
-        for index, prompt in enumerate(prompts):
-            input_ids[index, length - len(prompt) :] = torch.tensor(prompt)
-            attention_mask[index, length - len(prompt) :] = 1
-        device = self.lm.device
-        last_prompt = torch.full((len(prompts),), length - 1, device=device)
-        rows = torch.arange(len(prompts), device=device)
-        with self._edited((rows, last_prompt), prefill_only=True) as edits, _seeded(sampling, device):
+        input_ids, attention_mask = self.padded(prompts)
+        length = input_ids.shape[1]
+        with self.edited_prefill(input_ids) as edits, _seeded(sampling, self.lm.device):
             generate: Any = self.lm.model.generate
             output = generate(
-                inputs=input_ids.to(device),
-                attention_mask=attention_mask.to(device),
+                inputs=input_ids,
+                attention_mask=attention_mask,
                 generation_config=self._generation(max_new_tokens, sampling),
             )
         assert isinstance(output, Tensor)
         texts = self.lm.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
         return Generated(tuple(text.strip() for text in texts), edits.gate_logits() if edits else None)
 
+    def padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Put prompts into one batch, padded on the left: token ids and attention mask, each (B, T), on the base's device."""
+        length = max(len(prompt) for prompt in prompts)
+        input_ids = torch.full((len(prompts), length), self.lm.pad_id, dtype=torch.long)
+        attention_mask = torch.zeros_like(input_ids)
+        for index, prompt in enumerate(prompts):
+            input_ids[index, length - len(prompt) :] = torch.tensor(prompt)
+            attention_mask[index, length - len(prompt) :] = 1
+        return input_ids.to(self.lm.device), attention_mask.to(self.lm.device)
+
+    def edited_prefill(self, input_ids: Tensor) -> AbstractContextManager["_Edits | None"]:
+        """Edit the last token of each row of :meth:`padded` prompts in the first forward pass within the context, and in no other."""
+        rows, length = input_ids.shape
+        index = torch.arange(rows, device=input_ids.device), torch.full((rows,), length - 1, device=input_ids.device)
+        return self._edited(index, prefill_only=True)
+
+    @property
+    def ends(self) -> list[int]:
+        """Token ids that end a text."""
+        config = self.lm.model.generation_config
+        ends = config.eos_token_id if config and config.eos_token_id is not None else self.lm.tokenizer.eos_token_id
+        return list(ends) if isinstance(ends, list | tuple) else [ends]
+
     def _generation(self, max_new_tokens: int, sampling: Sampling | None) -> GenerationConfig:
-        ends = self.lm.model.generation_config.eos_token_id if self.lm.model.generation_config else None
         return GenerationConfig(
             max_new_tokens=max_new_tokens,
             **(
                 {"do_sample": False} if sampling is None else {"do_sample": True, "temperature": sampling.temperature, "top_k": 0}
             ),
             pad_token_id=self.lm.pad_id,
-            eos_token_id=ends if ends is not None else self.lm.tokenizer.eos_token_id,
+            eos_token_id=self.ends,
         )
 
     @contextmanager
