@@ -34,6 +34,8 @@ RECIPES = Path(__file__).parent / "recipes"
 """Recipes that can be given by bare name."""
 
 _PREFIX = "GRUN_"
+_SECRETS = frozenset({"GRUN_API_KEY"})
+"""Variables of ours that are no fields: a recipe is shown and stored."""
 _METAVARS = {str: "TEXT", Path: "FOLDER", bool: "BOOL", int: "INT", float: "NUMBER", tuple: "LIST"}
 
 
@@ -269,7 +271,7 @@ def _from_environment(options: Mapping[str, _Option]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for variable, text in os.environ.items():
         name = variable.upper()
-        if not name.startswith(_PREFIX):
+        if not name.startswith(_PREFIX) or name in _SECRETS:
             continue
         if name not in paths:
             raise ConfigError(

@@ -19,7 +19,7 @@ from grun.data.records import QARecord, Record, TextRecord
 from grun.data.wrappers.asked import Asked
 from grun.errors import DataError
 
-__all__ = ["Example", "PromptEncoder"]
+__all__ = ["Example", "PromptEncoder", "prompt_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class PromptEncoder:
         asked = _as_asked(question)
         if self._is_chat(asked):
             return self._chat(_turns(asked), add_generation_prompt=True)
-        return self._tokenize(_prompt(asked))
+        return self._tokenize(prompt_text(asked))
 
     def encode_as_written(self, text: str, answer: str, *, digest: str) -> Example:
         """Encode a prompt whose whole wording is given, in place of the template's; with `chat` it is the user's turn.
@@ -131,7 +131,7 @@ class PromptEncoder:
             joint = self._chat([*_turns(asked), {"role": "assistant", "content": answer}], add_generation_prompt=False)
         else:
             # a frame may end in white space, which the answer does not need twice
-            text = _prompt(asked)
+            text = prompt_text(asked)
             joint = [*self._tokenize(f"{text}{'' if text[-1:].isspace() else ' '}{answer}"), self._eos]
         if joint[: len(prompt)] != prompt or len(joint) == len(prompt):
             raise DataError(
@@ -186,7 +186,7 @@ def _as_asked(question: str | Asked) -> Asked:
     return question if isinstance(question, Asked) else Asked(question)
 
 
-def _prompt(asked: Asked) -> str:
+def prompt_text(asked: Asked) -> str:
     """The prompt as text, where no chat template is used."""
     frame = asked.frame or "Question: {q}\nAnswer:"
     earlier = "".join(f"{frame.format(q=question)} {answer}\n" for question, answer in asked.turns)

@@ -13,7 +13,7 @@ Shapes: B sequences, T tokens read so far with padding, V vocabulary, L gate col
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,10 @@
 """Sequences that come and go in one batch say what they would have said alone."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
 
 from grun.config import AdapterConfig, LinearGateConfig
 from grun.interventions import build_adapter
@@ -21,10 +24,9 @@ def lm(request: pytest.FixtureRequest) -> FrozenLM:
 def edited(lm: FrozenLM, seed: int) -> IntervenedLM:
     config = AdapterConfig(layers=(1, 2), rank=4, gate=LinearGateConfig())
     adapter = build_adapter(config, hidden_size=WIDTH, num_layers=DEPTH, seed=seed)
-    with torch.no_grad():
-        for _, gated in adapter:
-            weights = dict(gated.intervention.named_parameters())
-            weights["learned_source.weight"].mul_(20)  # an untrained edit would change no word
+    for name, weights in adapter.named_parameters():
+        if "learned_source" in name:
+            nn.init.normal_(weights)  # an untrained edit would change no word
     return IntervenedLM(lm, adapter)
 
 
@@ -32,7 +34,8 @@ def alone(model: IntervenedLM, prompt: tuple[int, ...], steps: int = STEPS) -> l
     """Greedy tokens of one prompt, by full forward passes of the family's own `generate`."""
     input_ids, mask = model.padded([prompt])
     with model.edited_prefill(input_ids):
-        out = model.lm.model.generate(input_ids, attention_mask=mask, max_new_tokens=steps, do_sample=False, eos_token_id=None)
+        generate: Any = model.lm.model.generate
+        out = generate(input_ids, attention_mask=mask, max_new_tokens=steps, do_sample=False, eos_token_id=None)
     assert isinstance(out, torch.Tensor)
     return [int(token) for token in out[0, len(prompt) :]]
 

@@ -1,0 +1,105 @@
+"""Serve: answer requests with the registry's champion, OpenAI-compatible, until Ctrl-C.
+
+    python pipelines/serve.py [--recipe FILE] [--field value]
+
+The model that is served is `serving.registered_model`; unset, the ledger's model if it has a champion, else the
+request's own. It follows the champion: when `promote.py` moves it, answers change within `serving.poll_seconds`.
+"""
+
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions
+
+from grun.config import Recipe
+from grun.errors import ClusterError, ConfigError
+from pipelines.cli import next_step, parse_command, run_command
+from pipelines.cluster import connected
+from pipelines.console import check_writable, note, summary
+from pipelines.serving.app import LOGGING, deployment_of
+from pipelines.serving.limits import API_KEY, check_exposure, is_loopback, read_key
+
+__all__ = ["main"]
+
+_DEPLOY_SECONDS = 60
+
+
+def _check_port(recipe: Recipe) -> None:
+    """Refuse an address that nobody can listen on.
+
+    Raises:
+        ConfigError: with the system's reason.
+    """
+    host, port = recipe.serving.host, recipe.serving.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise ConfigError(
+            f"`serving.host` and `serving.port` must be an address that is free, got {host}:{port} ({error.strerror}); "
+            "choose another port, or end what listens there"
+        ) from None
+
+
+def _check_room(recipe: Recipe) -> None:
+    """Refuse a server that the cluster can never hold.
+
+    Raises:
+        ClusterError: with what is needed and what there is.
+    """
+    have, config = ray.cluster_resources(), recipe.serving
+    for kind, needed in {"CPU": config.num_cpus, "GPU": 1 if config.use_gpu else 0}.items():
+        if needed > have.get(kind, 0):
+            raise ClusterError(
+                f"the cluster must hold the server, got {needed} {kind}(s) needed and {have.get(kind, 0):g} in the cluster; "
+                "change `serving.num_cpus` or `serving.use_gpu`, or add nodes"
+            )
+
+
+def _state(health: dict[str, Any]) -> dict[str, str]:
+    champion, error = health["champion"], health["error"]
+    shown = f"version {champion['version']} of {champion['model']}, from the {health['origin']}" if champion else "none yet"
+    return {"champion": shown, **({"digest": champion["digest"]} if champion else {}), **({"trouble": error} if error else {})}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb."""
+    recipe, options = parse_command("Serve the registry's champion, OpenAI-compatible, until Ctrl-C.", argv)
+    config, key = recipe.serving, read_key()
+    check_exposure(config.host, key)
+    check_writable(recipe.output)
+    _check_port(recipe)
+    with connected(recipe):
+        _check_room(recipe)
+        serve.start(http_options=HTTPOptions(host=config.host, port=config.port), logging_config=LOGGING)
+        try:
+            application = deployment_of(recipe, needs_key=not is_loopback(config.host))
+            handle: Any = serve.run(application, name="grun", route_prefix="/")
+            address = f"http://{config.host if ':' not in config.host else f'[{config.host}]'}:{config.port}"
+            summary(
+                f"serving at {address}/v1",
+                {
+                    **_state(handle.started.remote().result()),
+                    "key": f"the one in {API_KEY}" if key else "none: this machine alone may ask",
+                    "health": f"{address}/healthz",
+                    "metrics": f"{address}/metrics",
+                },
+                [next_step("promote", options.again, "move the champion; the server follows")],
+            )
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            note("stopping: answers that are under way are finished")
+        finally:
+            serve.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
