@@ -221,7 +221,7 @@ class IntervenedLM:
             attention_mask[index, length - len(prompt) :] = 1
         return input_ids.to(self.lm.device), attention_mask.to(self.lm.device)
 
-    def edited_prefill(self, input_ids: Tensor) -> AbstractContextManager["_Edits | None"]:
+    def edited_prefill(self, input_ids: Tensor) -> AbstractContextManager["_EditedPass | None"]:
         """Edit the last token of each row of :meth:`padded` prompts in the first forward pass within the context, and in no other."""
         rows, length = input_ids.shape
         index = torch.arange(rows, device=input_ids.device), torch.full((rows,), length - 1, device=input_ids.device)

@@ -26,7 +26,7 @@ from pipelines.serving.champion import Found, LocalCopy, RegisteredChampion
 from pipelines.serving.engine import Engine
 from pipelines.serving.follower import Follower
 from pipelines.serving.limits import API_KEY, read_key
-from pipelines.serving.loading import Served, load_base, load_served
+from pipelines.serving.loading import Served, load_base, load_version
 from pipelines.serving.metrics import Metrics
 from pipelines.serving.service import Service
 
@@ -97,7 +97,7 @@ class Server:
         """Load a version; the base comes with the first, and stays."""
         if self._base is None:
             self._base = load_base(found.folder, self._recipe.model, use_gpu=self._recipe.serving.use_gpu)
-        return load_served(found.champion.name, found.champion.version, found.folder, self._base)
+        return load_version(found.champion.name, found.champion.version, found.folder, self._base)
 
 
 def served_names(recipe: Recipe) -> tuple[str, ...]:

@@ -1,18 +1,19 @@
 """A version of the champion in memory: its adapters on the base, and how prompts reach them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from grun.adapters import AdapterCard, digest_adapter, load_adapter, read_card
+from grun.adapters import digest_adapter, digest_stack, load_served, read_card, serving_card
+from grun.adapters.stack_folder import STACK_CARD
 from grun.config import ModelConfig
+from grun.interventions import Adapter, AdapterStack
 from grun.lm import FrozenLM, IntervenedLM, load_frozen_lm, variant_of
 from grun.lm.decoding import check_decodable
 from pipelines.serving.prompts import PromptReader
 
-__all__ = ["GateReading", "Served", "digest_files", "load_base", "load_served", "read_gates"]
+__all__ = ["GateReading", "Served", "digest_files", "load_base", "load_version", "read_gates"]
 
 _SOFT_GATE_OPENS_AT = 0.5
 
@@ -28,6 +29,8 @@ class Served:
     """Of all its files."""
     model: IntervenedLM
     reader: PromptReader
+    request_ids: tuple[str, ...]
+    """The requests that it answers for, in order."""
     columns: tuple[tuple[str, int], ...]
     """Request id and block of each column of gate logits."""
     thresholds: tuple[float | None, ...]
@@ -37,11 +40,6 @@ class Served:
     def fingerprint(self) -> str:
         """Version and digest in a word."""
         return f"{self.name}-v{self.version}-{self.digest[:12]}"
-
-    @property
-    def request_ids(self) -> tuple[str, ...]:
-        """The requests that it answers for, in order."""
-        return tuple(dict.fromkeys(request_id for request_id, _layer in self.columns))
 
 
 @dataclass(frozen=True)
@@ -74,20 +72,22 @@ def digest_files(folder: Path) -> str:
     """SHA-256 of an adapter, or of a stack of them.
 
     Raises:
-        AdapterError: it is neither.
+        AdapterError: it is neither, or damaged.
     """
+    if (folder / STACK_CARD).is_file():
+        return digest_stack(folder)
     read_card(folder)
     return digest_adapter(folder)
 
 
 def load_base(folder: Path, config: ModelConfig, *, use_gpu: bool) -> FrozenLM:
-    """Load the base that an adapter names, or the copy of it that the recipe names, stored as the recipe says.
+    """Load the base that an adapter or a stack names, or the copy of it that the recipe names, stored as the recipe says.
 
     Raises:
-        AdapterError: the adapter is damaged.
+        AdapterError: the adapter or stack is damaged.
         ModelError: the base is not there, or cannot be served.
     """
-    card = _cards(folder)[0]
+    card = serving_card(folder)
     lm = load_frozen_lm(
         config.path or card.base_name,
         revision=config.revision if config.path else card.base_revision,
@@ -99,25 +99,23 @@ def load_base(folder: Path, config: ModelConfig, *, use_gpu: bool) -> FrozenLM:
     return lm if config.variant is None else variant_of(lm, config.variant)
 
 
-def load_served(name: str, version: int, folder: Path, lm: FrozenLM) -> Served:
+def load_version(name: str, version: int, folder: Path, lm: FrozenLM) -> Served:
     """Load a version onto the base; everything about it is checked before it is used.
 
     Raises:
-        AdapterError: damaged, for another base, or adapters of one stack that know different prompts.
+        AdapterError: damaged, or for another base.
     """
-    adapter, card = load_adapter(folder, lm)
-    threshold = card.adapter.gate_threshold
-    columns = tuple((",".join(card.request_ids), layer) for layer in adapter.gated_layers)
-    return Served(
-        name,
-        version,
-        digest_files(folder),
-        IntervenedLM(lm, adapter, threshold=threshold),
-        PromptReader(lm.tokenizer, card.prompt, context=lm.context),
-        columns,
-        (threshold,) * len(columns),
-    )
-
-
-def _cards(folder: Path) -> Sequence[AdapterCard]:
-    return [read_card(folder)]
+    card, model = serving_card(folder), load_served(folder, lm)
+    columns: tuple[tuple[str, int], ...]
+    thresholds: tuple[float | None, ...]
+    if isinstance(model.adapter, AdapterStack):
+        request_ids, columns = model.adapter.request_ids, model.adapter.columns
+        own = {member.request_id: member.threshold for member in model.adapter.members}
+        thresholds = tuple(own[request_id] for request_id, _layer in columns)
+    else:
+        assert isinstance(model.adapter, Adapter)
+        request_ids = card.request_ids
+        columns = tuple((",".join(request_ids), layer) for layer in model.adapter.gated_layers)
+        thresholds = (model.threshold,) * len(columns)
+    reader = PromptReader(lm.tokenizer, card.prompt, context=lm.context)
+    return Served(name, version, digest_files(folder), model, reader, request_ids, columns, thresholds)
