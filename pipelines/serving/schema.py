@@ -174,6 +174,6 @@ def _explain(error: ValidationError) -> RefusedError:
         return invalid(f"`{param}` must be given, got a body without it; add it", param)
     if param == "prompt":
         return invalid("`prompt` must be a text, a list of texts, token ids or a list of token ids, got something else", param)
-    path = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("list[", "str", "function-")))
+    path = ".".join(str(part) for part in first["loc"] if part != "str" and not str(part).startswith("list["))
     message = first["msg"][:1].lower() + first["msg"][1:]
     return invalid(f"`{path}` is not as it must be: {message}", param)
