@@ -78,15 +78,23 @@ def build_api(service: Service, key: str | None) -> FastAPI:
 
         return await _safely(page)
 
-    @api.get("/healthz")
-    async def healthz() -> Response:
+    def health_of(request: Request, word: str) -> Response:
+        """Probes show no key: they learn whether it is well. Why not, and what it serves, is for those who may ask."""
         health = service.health()
-        return _json(health, 200 if health["ready"] else 503)
+        try:
+            check_key(request, key)
+            shown = health
+        except RefusedError:
+            shown = {name: health[name] for name in ("live", "ready")}
+        return _json(shown, 200 if health[word] else 503)
+
+    @api.get("/healthz")
+    async def ready(request: Request) -> Response:
+        return health_of(request, "ready")
 
     @api.get("/healthz/live")
-    async def live() -> Response:
-        health = service.health()
-        return _json(health, 200 if health["live"] else 503)
+    async def live(request: Request) -> Response:
+        return health_of(request, "live")
 
     async def _keyed(request: Request, make: Callable[[], dict[str, Any]]) -> Response:
         check_key(request, key)

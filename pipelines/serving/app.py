@@ -22,7 +22,7 @@ from grun.errors import ConfigError
 from grun.lm import FrozenLM
 from pipelines.cluster import worker_environment
 from pipelines.serving.api import build_api
-from pipelines.serving.champion import Found, LocalCopy, RegisteredChampion
+from pipelines.serving.champion import Found, LocalCopy, RegisteredChampion, served_names
 from pipelines.serving.engine import Engine
 from pipelines.serving.follower import Follower
 from pipelines.serving.limits import API_KEY, read_key
@@ -98,12 +98,6 @@ class Server:
         if self._base is None:
             self._base = load_base(found.folder, self._recipe.model, use_gpu=self._recipe.serving.use_gpu)
         return load_version(found.champion.name, found.champion.version, found.folder, self._base)
-
-
-def served_names(recipe: Recipe) -> tuple[str, ...]:
-    """Registered models that may be served; the first that has a champion is."""
-    named = recipe.serving.registered_model
-    return (named,) if named else tuple(dict.fromkeys((recipe.ledger_model, recipe.registered_model)))
 
 
 def deployment_of(recipe: Recipe, *, version: int | None = None, needs_key: bool) -> serve.Application:

@@ -24,7 +24,7 @@ from pipelines.registry import CHAMPION, Registry
 from pipelines.serving.loading import digest_files
 from pipelines.tracking import Tracker
 
-__all__ = ["Champion", "Found", "LocalCopy", "RegisteredChampion"]
+__all__ = ["Champion", "Found", "LocalCopy", "RegisteredChampion", "served_names"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,12 @@ class _Record(Config):
 
     version: int
     digest: str
+
+
+def served_names(recipe: Recipe) -> tuple[str, ...]:
+    """Registered models that may be served; the first that has a champion is."""
+    named = recipe.serving.registered_model
+    return (named,) if named else tuple(dict.fromkeys((recipe.ledger_model, recipe.registered_model)))
 
 
 class RegisteredChampion:

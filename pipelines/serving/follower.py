@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from grun.errors import GrunError, TrackingError
+from grun.errors import GrunError, PromotionError, TrackingError
 from pipelines.serving.champion import Champion, Found, LocalCopy
 from pipelines.serving.loading import Served
 from pipelines.serving.metrics import Metrics
@@ -68,6 +68,7 @@ class Follower:
         self._source, self._copy, self._load, self._install = source, copy, load, install
         self._metrics, self._poll_seconds = metrics, poll_seconds
         self._serving: Champion | None = None
+        self._trouble: tuple[type[Exception], int | None] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="champion", daemon=True)
         self.status = Status()
@@ -90,18 +91,18 @@ class Follower:
             champion = self._source.look()
         except TrackingError as error:
             self._metrics.registry(reachable=False)
-            self._report(registry_reachable=False, error=str(error))
+            self._report(registry_reachable=False, error=error)
             if self._serving is None:
                 self._serve_copy(None)
             return
         self._metrics.registry(reachable=True)
         version = champion.version if champion else None
         if champion is None:
-            self._report(
-                registry_reachable=True,
-                error="the registry must name a champion, got none; promote a version"
-                + ("" if self._serving is None else f"; version {self._serving.version} goes on"),
+            goes_on = "" if self._serving is None else f"; version {self._serving.version} goes on"
+            missing = PromotionError(
+                f"the registry must name a champion, got none for the served model{goes_on}; promote a version"
             )
+            self._report(registry_reachable=True, error=missing)
         elif champion == self._serving:
             self._report(registry_reachable=True, registered_version=version, origin="registry")
         else:
@@ -114,7 +115,7 @@ class Follower:
             self._install(served)
         except Exception as error:  # noqa: BLE001 - whatever it is, the old version goes on
             self._metrics.swap_failed()
-            self._report(registry_reachable=True, registered_version=champion.version, error=_said(error))
+            self._report(registry_reachable=True, registered_version=champion.version, error=error)
             if self._serving is None:
                 self._serve_copy(champion.version)
             return
@@ -149,18 +150,21 @@ class Follower:
         registry_reachable: bool,
         registered_version: int | None = None,
         origin: Origin | None = None,
-        error: str | None = None,
+        error: Exception | None = None,
     ) -> None:
-        if error is not None and error != self.status.error:
-            _logger.error("the champion cannot be followed: %s", error)
-        self.status = Status(registry_reachable, registered_version, origin or self.status.origin, error)
+        trouble = None if error is None else (type(error), registered_version)
+        if error is not None and trouble != self._trouble:  # once, and not at every poll
+            _logger.error("the champion cannot be followed: %s", _said(error))
+        self._trouble = trouble
+        said = None if error is None else _said(error)
+        self.status = Status(registry_reachable, registered_version, origin or self.status.origin, said)
 
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
                 self.poll()
             except Exception as error:  # noqa: BLE001 - the thread must outlive it
-                self._report(registry_reachable=False, error=_said(error))
+                self._report(registry_reachable=False, error=error)
             self.looked.set()
             self._stop.wait(self._poll_seconds)
 

@@ -45,7 +45,7 @@ def write_adapter(
 class Shelf:
     """Registers and promotes versions of one model."""
 
-    def __init__(self, tracker: Tracker, lm: FrozenLM, folder: Path, name: str = "grun-towns") -> None:
+    def __init__(self, tracker: Tracker, lm: FrozenLM, folder: Path, name: str) -> None:
         self.tracker, self.lm, self.folder, self.name = tracker, lm, folder, name
         self.registry = Registry(tracker)
 

@@ -191,12 +191,15 @@ def test_a_swap_changes_new_requests_and_none_that_is_under_way(make: Make, vers
 def test_a_version_that_answers_in_no_numbers_is_not_put_to_work(make: Make, versions: list[Served]) -> None:
     async def scenario() -> None:
         engine = make(versions[0])
-        broken = load_broken(versions[1])
+        kept = [weights.detach().clone() for weights in learned(versions[1])]
         try:
+            for weights in learned(versions[1]):
+                torch.nn.init.constant_(weights, float("inf"))
             with pytest.raises(AdapterError, match="must answer in finite numbers"):
-                await asyncio.to_thread(engine.swap, broken)
+                await asyncio.to_thread(engine.swap, versions[1])
         finally:
-            mend(versions[1])
+            for weights, before in zip(learned(versions[1]), kept, strict=True):
+                weights.data.copy_(before)
         assert engine.served is versions[0]
         prompt = versions[0].reader.written(QUESTIONS[0])
         assert (await ask(engine, prompt)).text.strip() == alone(versions[0], prompt)
@@ -204,24 +207,9 @@ def test_a_version_that_answers_in_no_numbers_is_not_put_to_work(make: Make, ver
     asyncio.run(scenario())
 
 
-KEPT: dict[str, torch.Tensor] = {}
-
-
-def load_broken(served: Served) -> Served:
-    assert isinstance(served.model.adapter, torch.nn.Module)
-    for name, weights in served.model.adapter.named_parameters():
-        if "learned_source" in name:
-            KEPT[name] = weights.detach().clone()
-            torch.nn.init.constant_(weights, float("inf"))
-    return served
-
-
-def mend(served: Served) -> None:
-    assert isinstance(served.model.adapter, torch.nn.Module)
-    with torch.no_grad():
-        for name, weights in served.model.adapter.named_parameters():
-            if name in KEPT:
-                weights.copy_(KEPT[name])
+def learned(served: Served) -> list[torch.nn.Parameter]:
+    adapter: Any = served.model.adapter
+    return [weights for name, weights in adapter.named_parameters() if "learned_source" in name]
 
 
 def test_who_leaves_is_dropped_and_the_others_go_on(make: Make, versions: list[Served]) -> None:
