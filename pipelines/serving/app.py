@@ -8,6 +8,7 @@ listens, so here the key is required.
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,20 @@ from pydantic import Field, PositiveInt, ValidationError
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
-from grun.config import Config, Recipe, read_recipe_file
+from grun.config import Config, Recipe, ServingConfig, read_recipe_file
 from grun.errors import ConfigError
 from grun.lm import FrozenLM
 from pipelines.cluster import worker_environment
 from pipelines.serving.api import build_api
 from pipelines.serving.champion import Found, LocalCopy, RegisteredChampion, served_names
 from pipelines.serving.engine import Engine
-from pipelines.serving.follower import Follower
+from pipelines.serving.follower import Follower, Source
 from pipelines.serving.limits import API_KEY, read_key
 from pipelines.serving.loading import Served, load_base, load_version
 from pipelines.serving.metrics import Metrics
 from pipelines.serving.service import Service
 
-__all__ = ["LOGGING", "Server", "application", "deployment_of"]
+__all__ = ["LOGGING", "Server", "application", "deployment_of", "start_service"]
 
 LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")
 """What Serve writes to its logs: trouble, and no requests."""
@@ -63,21 +64,10 @@ class Server:
         self._key = read_key()
         if needs_key and self._key is None:
             raise ConfigError(f"a server that others can reach must have a key, got none; set {API_KEY} where its replicas run")
-        config = self._recipe.serving
-        torch.set_num_threads(config.num_cpus)
         self._base: FrozenLM | None = None
-        metrics = Metrics()
-        engine = Engine(
-            batch_size=config.batch_size,
-            window_seconds=config.batch_window_ms / 1000,
-            max_waiting=config.max_waiting,
-            metrics=metrics,
-        )
         names, folder = served_names(self._recipe), self._recipe.output / "serving"
         source, copy = RegisteredChampion(self._recipe, names, folder, version), LocalCopy(names, folder, version)
-        follower = Follower(source, copy, self._load, engine.swap, metrics, config.poll_seconds)
-        self._service = Service(config, engine, follower, metrics)
-        follower.start()
+        self._service = start_service(self._recipe.serving, source, copy, self._load)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """What Serve calls for the application that it serves."""
@@ -98,6 +88,25 @@ class Server:
         if self._base is None:
             self._base = load_base(found.folder, self._recipe.model, use_gpu=self._recipe.serving.use_gpu)
         return load_version(found.champion.name, found.champion.version, found.folder, self._base)
+
+
+def start_service(config: ServingConfig, source: Source, copy: LocalCopy | None, load: Callable[[Found], Served]) -> Service:
+    """Put the parts of a server together, and begin to follow a source of champions.
+
+    Args:
+        load: from files to a version in memory.
+    """
+    torch.set_num_threads(config.num_cpus)
+    metrics = Metrics()
+    engine = Engine(
+        batch_size=config.batch_size,
+        window_seconds=config.batch_window_ms / 1000,
+        max_waiting=config.max_waiting,
+        metrics=metrics,
+    )
+    follower = Follower(source, copy, load, engine.swap, metrics, config.poll_seconds)
+    follower.start()
+    return Service(config, engine, follower, metrics)
 
 
 def deployment_of(recipe: Recipe, *, version: int | None = None, needs_key: bool) -> serve.Application:

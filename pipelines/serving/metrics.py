@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from pipelines.serving.loading import GateReading, Served
 
@@ -17,6 +17,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = own = CollectorRegistry()
+        ProcessCollector(registry=own)
         self._requests = Counter("grun_requests", "Requests by what became of them.", ["endpoint", "outcome"], registry=own)
         self._seconds = Histogram(
             "grun_request_seconds", "From request to end of answer.", ["endpoint"], registry=own, buckets=_SECONDS

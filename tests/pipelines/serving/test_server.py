@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from grun.lm import FrozenLM
 from pipelines.registry import CHAMPION
 from pipelines.serving.loading import Served, load_version
 from pipelines.tracking import Tracker
-from tests.pipelines.serving.process import Running, running
+from tests.pipelines.serving.process import START_SECONDS, Running, running
 from tests.pipelines.serving.shelf import Shelf
 
 pytestmark = pytest.mark.slow
@@ -84,7 +85,7 @@ def metric(server: Running, name: str) -> float:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(START_SECONDS):
         while not condition():
             await asyncio.sleep(0.05)
 
@@ -115,13 +116,11 @@ def test_openais_client_is_answered(site: Site, server: Running, client: openai.
         ("a", 1, True),
         ("a", 3, True),
     ]
-    usage = {"include_usage": True}
     parts = list(
         client.chat.completions.create(
             model=name, messages=said, temperature=0, max_tokens=TOKENS, stream=True, stream_options={"include_usage": True}
         )
     )
-    assert usage
     assert parts[0].choices[0].delta.role == "assistant"
     assert "".join(part.choices[0].delta.content or "" for part in parts if part.choices) == chat.choices[0].message.content
     assert parts[-1].choices == []
@@ -228,6 +227,9 @@ def test_twenty_swaps_under_load_fail_nobody_and_mix_nothing(site: Site, server:
             except (openai.OpenAIError, ValueError) as error:
                 failed.append(repr(error))
 
+    def is_past(count: int) -> bool:
+        return len(answers) > count or bool(failed)
+
     async def swap() -> None:
         nonlocal swapping
         try:
@@ -235,8 +237,8 @@ def test_twenty_swaps_under_load_fail_nobody_and_mix_nothing(site: Site, server:
                 version = turn % 4 + 2 if turn % 4 < 3 else 1
                 answered = len(answers)
                 site.move_champion(version)
-                await asyncio.to_thread(lambda: until_version(server, version))
-                await until(lambda: len(answers) > answered + CLIENTS or bool(failed))
+                await asyncio.to_thread(until_version, server, version)
+                await until(partial(is_past, answered + CLIENTS))
         finally:
             swapping = False
 
