@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipelines.benchmarks import gpu, inference, memory, overhead, quality, scale, stack, step, sweep
+from pipelines.benchmarks import gpu, inference, memory, overhead, quality, scale, serve, stack, step, sweep
 from pipelines.benchmarks.harness import Options, Report
 
 __all__ = ["BENCHMARKS", "Benchmark"]
@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "memory": Benchmark("peak memory of a training worker: full, cached, cached and sharded by ZeRO-3", memory.run),
     "inference": Benchmark("prefill and decoding with an adapter against the base alone", inference.run),
     "stack": Benchmark("prefill and decoding with stacks of 1, 10 and 50 adapters against the base alone and one", stack.run),
+    "serve": Benchmark("a served champion against the base alone: throughput, latency, hot swaps", serve.run),
     "scale": Benchmark("how costs grow with prompt length, depth, width and number of examples", scale.run),
     "quality": Benchmark(
         "GRUN, LoReFT without a gate, LoRA and full fine-tuning with GD, NPO and IDK: forgetting, utility, parameters, CPU time",

@@ -16,6 +16,7 @@ from pipelines.benchmark import main, parse_options
 from pipelines.benchmarks.harness import Seconds, compare, cost, interleave, plain, timed
 from pipelines.benchmarks.memory_worker import Watch, held, mapped
 from pipelines.benchmarks.scale import exponent
+from pipelines.benchmarks.serve import percentile
 from pipelines.benchmarks.table import BENCHMARKS
 from pipelines.benchmarks.workload import Geometry, lengthened, make_tokenizer
 from pipelines.cli import run_command
@@ -196,6 +197,25 @@ def test_stack_compares_many_members_with_one_and_with_none(run_benchmark: RunBe
         assert row["value"] == rows[f"stack.{phase}.batch_32.50.cpu"]["value"]
         assert row["baseline"] == rows[f"stack.{phase}.batch_32.1.cpu"]["value"]
         assert {f"stack.{phase}_{size}_over_base.batch_1" for size in (1, 10, 50)} <= rows.keys()
+
+
+@pytest.mark.slow  # starts Ray, and two servers
+def test_serve_compares_the_champion_with_the_base(run_benchmark: RunBenchmark) -> None:
+    rows = run_benchmark("serve")
+    for clients in (1, 8, 32):
+        row = rows[f"serve.throughput_champion_over_base.clients_{clients}"]
+        assert row["ratio"] == pytest.approx(row["value"] / row["baseline"])
+        for way in ("base", "champion"):
+            name = f"clients_{clients}.{way}"
+            assert 0 < rows[f"serve.latency_median.{name}"]["value"] <= rows[f"serve.latency_p95.{name}"]["value"]
+    assert rows["serve.throughput_champion_over_base"]["ratio"] == row["ratio"]
+    assert rows["serve.swaps"]["value"] == 4
+    assert rows["serve.swaps_failed_requests"]["value"] == 0
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    assert [percentile([3.0, 1.0, 2.0, 4.0], share) for share in (0.25, 0.5, 0.51, 0.95, 1.0)] == [1, 2, 3, 4, 4]
+    assert percentile([float(value) for value in range(1, 101)], 0.95) == 95
 
 
 def test_scale_fits_an_exponent_to_every_curve(run_benchmark: RunBenchmark) -> None:
