@@ -13,19 +13,16 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.serve.config import HTTPOptions
 
 from grun.config import Recipe
 from grun.errors import ClusterError, ConfigError
 from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import connected
 from pipelines.console import check_writable, note, summary
-from pipelines.serving.app import LOGGING, deployment_of
+from pipelines.serving.app import deployment_of, listen
 from pipelines.serving.limits import API_KEY, check_exposure, is_loopback, read_key
 
 __all__ = ["main"]
-
-_DEPLOY_SECONDS = 60
 
 
 def _check_port(recipe: Recipe) -> None:
@@ -77,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_port(recipe)
     with connected(recipe):
         _check_room(recipe)
-        serve.start(http_options=HTTPOptions(host=config.host, port=config.port), logging_config=LOGGING)
+        listen(config.host, config.port)
         try:
             application = deployment_of(recipe, needs_key=not is_loopback(config.host))
             handle: Any = serve.run(application, name="grun", route_prefix="/")

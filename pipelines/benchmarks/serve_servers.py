@@ -10,7 +10,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
-from ray.serve.config import HTTPOptions
 
 from grun.adapters import AdapterCard, save_adapter, save_stack
 from grun.config import PromptConfig, Recipe, SumConfig
@@ -19,7 +18,7 @@ from grun.lm import FrozenLM, IntervenedLM, load_frozen_lm
 from pipelines.cluster import connected
 from pipelines.registry import CHAMPION, Registry, Verdict
 from pipelines.serving.api import build_api
-from pipelines.serving.app import LOGGING, deployment_of, start_service
+from pipelines.serving.app import LOGGING, deployment_of, listen, start_service
 from pipelines.serving.champion import Champion, Found
 from pipelines.serving.loading import Served
 from pipelines.serving.prompts import PromptReader
@@ -109,7 +108,7 @@ def serving(recipe: Recipe, lm: FrozenLM, folder: Path, stack_sizes: Sequence[in
         if champion != versions[0]:
             registry.promote(lease, versions[0], Verdict("promote"), expected_champion=champion)
     with connected(recipe):
-        serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port), logging_config=LOGGING)
+        listen("127.0.0.1", port)
         try:
             server: Any = _BaseServer
             alone = server.options(max_ongoing_requests=1000, logging_config=LOGGING).bind(recipe.model_dump(mode="json"))

@@ -7,6 +7,7 @@ listens, so here the key is required.
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 
 import torch
 from fastapi import FastAPI
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import PositiveInt, ValidationError
 from ray import serve
+from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
 from grun.config import Config, Recipe, ServingConfig, read_recipe_file
@@ -26,12 +28,12 @@ from pipelines.serving.api import build_api
 from pipelines.serving.champion import Found, LocalCopy, RegisteredChampion, served_names
 from pipelines.serving.engine import Engine
 from pipelines.serving.follower import Follower, Source
-from pipelines.serving.limits import API_KEY, read_key
+from pipelines.serving.limits import read_key
 from pipelines.serving.loading import Served, load_base, load_version
 from pipelines.serving.metrics import Metrics
 from pipelines.serving.service import Service
 
-__all__ = ["LOGGING", "Server", "application", "deployment_of", "start_service"]
+__all__ = ["LOGGING", "Server", "application", "deployment_of", "listen", "start_service"]
 
 LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")
 """What Serve writes to its logs: trouble, and no requests."""
@@ -61,9 +63,7 @@ class Server:
     def __init__(self, recipe: dict[str, Any], version: int | None, needs_key: bool) -> None:
         os.environ.update({name: os.environ.get(name, value) for name, value in _IMPATIENT.items()})
         self._recipe = Recipe.parse(recipe)
-        self._key = read_key()
-        if needs_key and self._key is None:
-            raise ConfigError(f"a server that others can reach must have a key, got none; set {API_KEY} where its replicas run")
+        self._key = read_key(required=needs_key)
         self._base: FrozenLM | None = None
         names, folder = served_names(self._recipe), self._recipe.output / "serving"
         source, copy = RegisteredChampion(self._recipe, names, folder, version), LocalCopy(names, folder, version)
@@ -88,6 +88,12 @@ class Server:
         if self._base is None:
             self._base = load_base(found.folder, self._recipe.model, use_gpu=self._recipe.serving.use_gpu)
         return load_version(found.champion.name, found.champion.version, found.folder, self._base)
+
+
+def listen(host: str, port: int) -> None:
+    """Start Serve on the connected cluster, listening there."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # in the driver it tells every step
+    serve.start(http_options=HTTPOptions(host=host, port=port), logging_config=LOGGING)
 
 
 def start_service(config: ServingConfig, source: Source, copy: LocalCopy | None, load: Callable[[Found], Served]) -> Service:
@@ -133,7 +139,7 @@ class _Arguments(Config):
 
     recipe: Path | None = None
     """A recipe file; unset: the embedded default."""
-    version: PositiveInt | None = Field(default=None, strict=False)
+    version: PositiveInt | None = None
     """A version that is served whatever the champion is."""
 
 

@@ -23,9 +23,16 @@ def is_loopback(host: str) -> bool:
     return host in _LOOPBACK
 
 
-def read_key() -> str | None:
-    """The key that clients have to show, if there is one."""
-    return os.environ.get(API_KEY) or None
+def read_key(*, required: bool = False) -> str | None:
+    """The key that clients have to show, if there is one.
+
+    Raises:
+        ConfigError: there is none where one is required.
+    """
+    key = os.environ.get(API_KEY) or None
+    if required and key is None:
+        raise ConfigError(f"a server that others can reach must have a key, got none; set {API_KEY} where its replicas run")
+    return key
 
 
 def check_exposure(host: str, key: str | None) -> None:

@@ -81,7 +81,7 @@ def running(recipe: Recipe, folder: Path, *, key: str | None = None) -> Iterator
             server.wait_for(live=True)
             yield server
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0, log.read_text()
+            assert process.wait(START_SECONDS) == 0, log.read_text()
         finally:
             process.terminate()
             try:
