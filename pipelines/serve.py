@@ -19,10 +19,12 @@ from grun.errors import ClusterError, ConfigError
 from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import connected
 from pipelines.console import check_writable, note, summary
-from pipelines.serving.app import deployment_of, listen
+from pipelines.serving.app import deployment_of, end, listen
 from pipelines.serving.limits import API_KEY, check_exposure, is_loopback, read_key
 
 __all__ = ["main"]
+
+_APPLICATION = "grun"
 
 
 def _check_port(recipe: Recipe) -> None:
@@ -77,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         listen(config.host, config.port)
         try:
             application = deployment_of(recipe, needs_key=not is_loopback(config.host))
-            handle: Any = serve.run(application, name="grun", route_prefix="/")
+            handle: Any = serve.run(application, name=_APPLICATION, route_prefix="/")
             address = f"http://{config.host if ':' not in config.host else f'[{config.host}]'}:{config.port}"
             summary(
                 f"serving at {address}/v1",
@@ -94,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             note("stopping: answers that are under way are finished")
         finally:
-            serve.shutdown()
+            end(_APPLICATION)
     return 0
 
 

@@ -18,7 +18,7 @@ from grun.lm import FrozenLM, IntervenedLM, load_frozen_lm
 from pipelines.cluster import connected
 from pipelines.registry import CHAMPION, Registry, Verdict
 from pipelines.serving.api import build_api
-from pipelines.serving.app import LOGGING, deployment_of, listen, start_service
+from pipelines.serving.app import LOGGING, deployment_of, end, listen, start_service
 from pipelines.serving.champion import Champion, Found
 from pipelines.serving.loading import Served
 from pipelines.serving.prompts import PromptReader
@@ -109,10 +109,10 @@ def serving(recipe: Recipe, lm: FrozenLM, folder: Path, stack_sizes: Sequence[in
             registry.promote(lease, versions[0], Verdict("promote"), expected_champion=champion)
     with connected(recipe):
         listen("127.0.0.1", port)
+        server: Any = _BaseServer
+        alone = server.options(max_ongoing_requests=1000, logging_config=LOGGING).bind(recipe.model_dump(mode="json"))
+        applications = {BASE: alone, "champion": deployment_of(recipe, needs_key=False)}
         try:
-            server: Any = _BaseServer
-            alone = server.options(max_ongoing_requests=1000, logging_config=LOGGING).bind(recipe.model_dump(mode="json"))
-            applications = {BASE: alone, "champion": deployment_of(recipe, needs_key=False)}
             for name, application in applications.items():
                 handle: Any = serve.run(application, name=name, route_prefix=f"/{name}")
                 handle.started.remote().result()
@@ -125,7 +125,8 @@ def serving(recipe: Recipe, lm: FrozenLM, folder: Path, stack_sizes: Sequence[in
                 recipe.ledger_model,
             )
         finally:
-            serve.shutdown()
+            for name in applications:
+                end(name)
 
 
 def _write_stack(recipe: Recipe, lm: FrozenLM, folder: Path, size: int) -> Path:

@@ -33,7 +33,7 @@ from pipelines.serving.loading import Served, load_base, load_version
 from pipelines.serving.metrics import Metrics
 from pipelines.serving.service import Service
 
-__all__ = ["LOGGING", "Server", "application", "deployment_of", "listen", "start_service"]
+__all__ = ["LOGGING", "Server", "application", "deployment_of", "end", "listen", "start_service"]
 
 LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")
 """What Serve writes to its logs: trouble, and no requests."""
@@ -94,6 +94,13 @@ def listen(host: str, port: int) -> None:
     """Start Serve on the connected cluster, listening there."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # in the driver it tells every step
     serve.start(http_options=HTTPOptions(host=host, port=port), logging_config=LOGGING)
+
+
+def end(name: str) -> None:
+    """Take an application down once it has finished what is under way; on a cluster that stays, Serve as well."""
+    serve.delete(name)
+    if "RAY_ADDRESS" in os.environ:  # a local cluster ends as a whole, and Ray is loud about parts that end before
+        serve.shutdown()
 
 
 def start_service(config: ServingConfig, source: Source, copy: LocalCopy | None, load: Callable[[Found], Served]) -> Service:

@@ -53,10 +53,9 @@ def site(make_recipe: Callable[..., Recipe], base: FrozenLM, tmp_path_factory: p
     serving = {"poll_seconds": 0.1, "batch_window_ms": 5, "max_new_tokens": TOKENS, "batch_size": 16, "body_seconds": 1}
     recipe = make_recipe(output=str(folder / "outputs"), serving=serving)
     shelf = Shelf(Tracker.open(recipe.tracking, recipe.output), base, folder / "made", recipe.registered_model)
-    members = [("a", 1), ("b", 2), ("c", 3), ("d", 4)]
     versions: dict[int, Served] = {}
-    for count in range(1, 5):
-        stack = shelf.stack(members[:count])
+    for members in ([("a", 1)], [("a", 1), ("b", 2)], [("b", 3), ("c", 4)], [("d", 5)]):
+        stack = shelf.stack(members)
         version = shelf.register(stack)
         versions[version] = load_version(shelf.name, version, stack, base)
     shelf.promote(1)
@@ -71,6 +70,8 @@ def server(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
         yield server
     log = server.log.read_text()
     assert f"serving at {server.url}/v1" in log
+    assert "ERROR" not in log
+    assert "raylet" not in log
     assert "Traceback" not in log
 
 
