@@ -57,9 +57,16 @@ class Running:
         raise AssertionError(f"not {expected} within {START_SECONDS} s: {health}\n{self.log.read_text()}")
 
 
+def _take_interrupts() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
-def running(recipe: Recipe, folder: Path, *, key: str | None = None) -> Iterator[Running]:
-    """Start it, and end it as Ctrl-C does; it has to end by itself, with status 0."""
+def running(
+    recipe: Recipe, folder: Path, *, key: str | None = None, ended_by: signal.Signals = signal.SIGINT
+) -> Iterator[Running]:
+    """Start it, and end it as Ctrl-C and pods do; it has to end by itself, with status 0."""
     port = free_port()
     served = recipe.replace({"serving": {"port": port}})
     file, log = folder / "served.yaml", folder / f"server-{port}.log"
@@ -75,12 +82,13 @@ def running(recipe: Recipe, folder: Path, *, key: str | None = None) -> Iterator
             stdout=out,
             stderr=out,
             text=True,
+            preexec_fn=_take_interrupts,  # noqa: PLW1509 - it takes no lock
         )
         server = Running(f"http://127.0.0.1:{port}", process, log, Path(session))
         try:
             server.wait_for(live=True)
             yield server
-            process.send_signal(signal.SIGINT)
+            process.send_signal(ended_by)
             assert process.wait(START_SECONDS) == 0, log.read_text()
         finally:
             process.terminate()

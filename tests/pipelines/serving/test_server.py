@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -299,7 +300,7 @@ def test_without_its_registry_a_restart_serves_the_last_copy_to_those_with_the_k
     shutil.copytree(site.recipe.output / "serving", left)
     away = site.recipe.replace({"output": str(tmp_path / "outputs"), "tracking": {"uri": "http://127.0.0.1:9"}})
     key = "a key of this test"
-    with running(away, tmp_path, key=key) as restarted:
+    with running(away, tmp_path, key=key, ended_by=signal.SIGTERM) as restarted:
         restarted.wait_for(ready=True)
         assert set(restarted.health()) == {"live", "ready"}, "why, and what, is for those with the key"
         shown = {"Authorization": f"Bearer {key}"}
