@@ -19,7 +19,7 @@ from grun.config import Recipe
 from pipelines.serving.limits import API_KEY
 
 ROOT = Path(__file__).parents[3]
-START_SECONDS = 300
+START_SECONDS = 600
 
 
 def free_port() -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from grun.adapters import AdapterCard, save_adapter, save_stack
-from grun.config import AdapterConfig, LinearGateConfig, PromptConfig, SumConfig
+from grun.config import AdapterConfig, LinearGateConfig, SumConfig
 from grun.interventions import build_adapter
 from grun.lm import FrozenLM
 from pipelines.registry import CHAMPION, Registry, Verdict
@@ -16,11 +16,9 @@ from pipelines.tracking import Tracker
 LAYERS = (1, 3)
 
 
-def write_adapter(
-    folder: Path, lm: FrozenLM, request_id: str, seed: int, *, gates: float = 30.0, prompt: PromptConfig | None = None
-) -> Path:
+def write_adapter(folder: Path, lm: FrozenLM, request_id: str, seed: int, *, gates: float = 30.0, threshold: float = 0.5) -> Path:
     """Write an adapter whose gates are open (`gates` above 0), shut (below), or decide by the prompt (0)."""
-    config = AdapterConfig(layers=LAYERS, rank=4, gate=LinearGateConfig(), gate_threshold=0.5)
+    config = AdapterConfig(layers=LAYERS, rank=4, gate=LinearGateConfig(), gate_threshold=threshold)
     adapter = build_adapter(config, hidden_size=lm.hidden_size, num_layers=lm.num_layers, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -37,7 +35,6 @@ def write_adapter(
         base_digest=lm.info.digest,
         base_pad_token=None,
         request_ids=(request_id,),
-        prompt=prompt or PromptConfig(),
     )
     return save_adapter(adapter, card, folder)
 

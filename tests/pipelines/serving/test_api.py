@@ -12,12 +12,14 @@ import pytest
 from grun.config import ServingConfig
 from grun.errors import ConfigError
 from grun.lm import FrozenLM
+from pipelines.serving.answers import Answer
 from pipelines.serving.api import build_api
 from pipelines.serving.engine import Engine
 from pipelines.serving.follower import Follower
 from pipelines.serving.limits import check_exposure
 from pipelines.serving.loading import Served, load_version
 from pipelines.serving.metrics import Metrics
+from pipelines.serving.rows import Event
 from pipelines.serving.service import Service
 from tests.pipelines.serving.shelf import write_adapter
 
@@ -115,6 +117,13 @@ def test_a_chat_has_openais_shape_and_no_space_before_its_answer(post: Post, ser
     assert message["content"].rstrip() == alone(served, PROMPT)
     assert answer["object"] == "chat.completion"
     assert answer["id"].startswith("chatcmpl-")
+
+
+def test_the_space_that_separates_an_answer_from_its_prompt_is_none_of_a_chats() -> None:
+    for strip, said in ((True, ["", "a", " b "]), (False, [" ", " a", " b "])):
+        answer = Answer("chat", "m", 1, 3, telemetry=False, strip=strip)
+        assert [answer.take(Event(0, text)) for text in (" ", " a", " b ")] == said
+        assert answer.choices[0].text == "".join(said)
 
 
 def test_several_prompts_have_their_choices_in_order(post: Post, served: Served) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from grun.adapters import save_stack
+from grun.config import SumConfig
 from grun.errors import AdapterError
 from grun.lm import FrozenLM
 from grun.lm.decoding import prefill
@@ -231,6 +233,21 @@ def test_who_leaves_is_dropped_and_the_others_go_on(make: Make, versions: list[S
     asyncio.run(scenario())
 
 
+def test_who_leaves_while_waiting_is_never_read(make: Make, versions: list[Served], metrics: Metrics) -> None:
+    async def scenario() -> None:
+        engine, prompt = make(versions[0], batch_size=1), versions[0].reader.written(QUESTIONS[0])
+        first, gone = (Generation(asyncio.get_running_loop(), streams=True) for _ in range(2))
+        engine.submit([row(first, prompt, 60)])
+        await first.events.get()
+        engine.submit([row(gone, prompt)])
+        gone.left = True
+        await ask(engine, prompt)
+        assert gone.events.empty()
+
+    asyncio.run(scenario())
+    assert "grun_prompts_read_total 2.0" in metrics.page().decode()
+
+
 def test_a_request_beyond_the_room_is_turned_away(make: Make, versions: list[Served]) -> None:
     async def scenario() -> None:
         engine = make(versions[0], batch_size=1, max_waiting=2)
@@ -283,26 +300,21 @@ def test_gates_are_reported_by_request_and_block_and_counted(
     make: Make, base: FrozenLM, tmp_path: Path, metrics: Metrics
 ) -> None:
     async def scenario() -> None:
-        from grun.adapters import save_stack
-        from grun.config import SumConfig
-
+        kinds: dict[str, dict[str, float]] = {"open": {}, "shut": {"gates": -30}, "high": {"gates": 5, "threshold": 1.0}}
         members = [
-            ("open", write_adapter(tmp_path / "a", base, "open", 1)),
-            ("shut", write_adapter(tmp_path / "b", base, "shut", 2, gates=-30)),
+            (name, write_adapter(tmp_path / name, base, name, seed, **kind)) for seed, (name, kind) in enumerate(kinds.items())
         ]
         served = load_version("m", 1, save_stack(members, SumConfig(), tmp_path / "stack"), base)
         engine = make(served)
         event = await ask(engine, served.reader.written(QUESTIONS[0]))
-        assert [(g.request_id, g.layer, g.open) for g in event.gates] == [
-            ("open", 1, True),
-            ("shut", 1, False),
-            ("open", 3, True),
-            ("shut", 3, False),
-        ]
-        assert event.gates[0].value > 0.99
-        assert event.gates[1].value < 0.01
+        said = {(gate.request_id, gate.layer): (gate.value > 0.5, gate.open) for gate in event.gates}
+        assert [(gate.layer, gate.request_id) for gate in event.gates] == [(layer, name) for layer in (1, 3) for name in kinds]
+        for layer in (1, 3):
+            assert said["open", layer] == (True, True)
+            assert said["shut", layer] == (False, False)
+            assert said["high", layer] == (True, False), "it is measured by its own threshold"
 
     asyncio.run(scenario())
     page = metrics.page().decode()
     assert 'grun_gate_open_total{request_id="open"} 1.0' in page
-    assert 'grun_gate_open_total{request_id="shut"}' not in page
+    assert not any(f'grun_gate_open_total{{request_id="{name}"}}' in page for name in ("shut", "high"))

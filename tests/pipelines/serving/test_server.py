@@ -51,7 +51,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site(make_recipe: Callable[..., Recipe], base: FrozenLM, tmp_path_factory: pytest.TempPathFactory) -> Site:
     folder = tmp_path_factory.mktemp("site")
-    serving = {"poll_seconds": 0.1, "batch_window_ms": 5, "max_new_tokens": TOKENS, "batch_size": 16, "body_seconds": 1}
+    serving = {"poll_seconds": 0.1, "batch_window_ms": 5, "max_new_tokens": TOKENS, "batch_size": 16, "body_seconds": 10}
     recipe = make_recipe(output=str(folder / "outputs"), serving=serving)
     shelf = Shelf(Tracker.open(recipe.tracking, recipe.output), base, folder / "made", recipe.registered_model)
     versions: dict[int, Served] = {}
