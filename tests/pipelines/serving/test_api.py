@@ -370,7 +370,7 @@ def test_an_error_of_ours_is_neither_shown_nor_logged_in_its_words(
 ) -> None:
     async def scenario() -> httpx.Response:
         async with asking(served) as (client, service):
-            monkeypatch.setattr(service.engine, "submit", dict[object, None]().__getitem__)
+            monkeypatch.setattr(service.engine, "submit", lambda _rows: dict[str, None]()[SECRET])
             return await client.post("/v1/completions", json=completion())
 
     answer = asyncio.run(scenario())
