@@ -2,8 +2,9 @@
 
     python pipelines/serve.py [--recipe FILE] [--field value]
 
-The model that is served is `serving.registered_model`; unset, the ledger's model if it has a champion, else the
-request's own. It follows the champion: when `promote.py` moves it, answers change within `serving.poll_seconds`.
+The model that is served is `serving.registered_model`; unset, the ledger's model if it has a champion when the server
+starts, else the request's own. The server follows the champion: when it moves, answers change within
+`serving.poll_seconds`. The name stays, as clients ask for the model by it.
 """
 
 import socket

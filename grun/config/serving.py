@@ -15,7 +15,7 @@ class ServingConfig(Config):
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
     registered_model: str | None = None
-    """Name in the model registry; unset: the ledger's model if it has a champion, else the request's own."""
+    """Name in the model registry; unset: the ledger's model if it has a champion when the server starts, else the request's own."""
     poll_seconds: PositiveFloat = 5.0
     """How often the registry is asked whether the champion moved."""
     use_gpu: bool = False

@@ -79,6 +79,7 @@ class RegisteredChampion:
         for name in self._names:
             version = registry.version_of(name, CHAMPION) if self._pinned is None else self._pinned_in(registry, name)
             if version is not None:
+                self._names = (name,)  # clients ask for it by name
                 return Champion(name, version)
         return None
 

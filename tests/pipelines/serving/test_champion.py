@@ -108,6 +108,7 @@ def test_the_ledgers_model_comes_first_once_it_has_a_champion(shelf: Shelf, serv
     shelf.promote(shelf.register(shelf.adapter("a", 1)))
     assert server.poll() == [(shelf.name, 1)], "a candidate is no champion"
     ledger.promote(candidate)
+    assert server.poll() == [(shelf.name, 1)], "the name stays: clients ask for it"
     assert Server(recipe, shelf.lm).poll() == [(recipe.ledger_model, 1)]
 
 
