@@ -47,7 +47,7 @@ class Generation:
     """Whether text is wanted as it comes, and not in one piece."""
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     served: Served | None = None
-    """The version that answers all of it, from the moment that its first prompt is read."""
+    """The version that answers all of it; unset, the one of the moment in which its first prompt is read."""
     left: bool = False
     """Whether nobody waits for it any more."""
 

@@ -110,7 +110,8 @@ class Service:
             prompts = [served.reader.asked(request.messages)]
             limit, param = request.max_completion_tokens or request.max_tokens, "messages"
         lengths = [self._new_tokens(len(prompt), limit, served.reader.context, param) for prompt in prompts]
-        generation = Generation(asyncio.get_running_loop(), request.stream)
+        # whoever reads the prompt also answers it: another version may have been trained with another template
+        generation = Generation(asyncio.get_running_loop(), request.stream, served=served)
         rows = list(_rows(request, generation, prompts, lengths))
         self.engine.submit(rows)
         answer = Answer(

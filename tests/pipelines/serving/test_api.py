@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -267,6 +269,20 @@ def test_a_full_queue_says_when_to_come_back(served: Served) -> None:
             assert refused.headers["retry-after"] == "1"
             assert refused.json()["error"]["type"] == "rate_limit_error"
             assert (await client.post("/v1/completions", json=completion())).status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_the_version_that_read_a_prompt_answers_it(served: Served) -> None:
+    async def scenario() -> None:
+        async with asking(served, batch_size=1) as (_client, service):
+            body = json.dumps(completion(max_tokens=90)).encode()
+            running, waiting = (service.accept(body, "completion", time.monotonic()) for _ in range(2))
+            await asyncio.to_thread(service.engine.swap, replace(served, version=4))
+            assert (await service.whole(running))["grun"]["version"] == 3
+            assert (await service.whole(waiting))["grun"]["version"] == 3
+            later = service.accept(body, "completion", time.monotonic())
+            assert (await service.whole(later))["grun"]["version"] == 4
 
     asyncio.run(scenario())
 
