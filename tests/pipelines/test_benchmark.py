@@ -115,7 +115,7 @@ class TestCommand:
             (["step", "--repeats", "many"], "invalid int value: 'many'; `--help`"),
             (["step", "--colour"], "unrecognized arguments: --colour; `--help`"),
             (["quality", "--data.kind", "paper"], "invalid choice: 'paper'"),
-            (["step", "--data.kind", "tofu"], "`--data.kind` is an option of `quality` alone, got it with `step`"),
+            (["step", "--data.kind", "tofu"], "`--data.kind` is an option of `quality` and `sequence`, got it with `step`"),
         ],
     )
     def test_a_wrong_option_is_refused(self, argv: list[str], message: str) -> None:
