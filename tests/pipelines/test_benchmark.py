@@ -188,6 +188,17 @@ def test_inference_compares_prefill_and_decoding(run_benchmark: RunBenchmark) ->
         assert f"inference.{phase}_over_base.batch_1" in rows
 
 
+@pytest.mark.slow  # teaches a tiny base
+def test_sequence_compares_three_ways_and_the_cost_of_the_last_request(run_benchmark: RunBenchmark) -> None:
+    rows = run_benchmark("sequence")
+    cost = rows["sequence.request_cpu"]
+    assert cost["ratio"] == cost["value"] / cost["baseline"]
+    assert cost["low"] <= cost["ratio"] <= cost["high"]
+    assert cost["low"] <= 1 <= cost["high"], "the first request is one of them"
+    for way in ("others", "neither", "recalibrated"):
+        assert {f"sequence.{way}.{what}" for what in ("recall_most", "ordinary_open", "utility_ratio")} <= rows.keys()
+
+
 def test_stack_compares_many_members_with_one_and_with_none(run_benchmark: RunBenchmark) -> None:
     rows = run_benchmark("stack")
     for phase in ("prefill", "decode"):
