@@ -33,9 +33,10 @@ def sequence_figure(steps: Sequence[SequenceStep], *, max_forget: float, min_uti
     FigureCanvasAgg(figure)
     figure.suptitle("Requests in sequence")
     forgetting, utility, false_open = figure.subplots(3, 1, sharex=True)
-    for request_id in dict.fromkeys(name for step in steps for name in step.forgetting):
+    for index, request_id in enumerate(dict.fromkeys(name for step in steps for name in step.forgetting)):
         known = [(place, step.forgetting[request_id]) for place, step in enumerate(steps) if request_id in step.forgetting]
-        forgetting.plot(*zip(*known, strict=True), color=GREY, linewidth=0.8, marker=".", markersize=4)
+        label = "_" if index else "each request"
+        forgetting.plot(*zip(*known, strict=True), color=GREY, linewidth=0.8, marker=".", markersize=4, label=label)
     worst = [(place, max(step.forgetting.values())) for place, step in enumerate(steps) if step.forgetting]
     if worst:
         forgetting.plot(

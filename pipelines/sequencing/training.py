@@ -11,16 +11,17 @@ from pathlib import Path
 
 from grun.adapters import digest_adapter, read_card
 from grun.config import Recipe
-from grun.errors import TrainingError
+from grun.errors import GrunError
 from grun.ledger import CertificateDetails, Details, Ledger, RequestState
 from pipelines.certifying import check_calibration
 from pipelines.checks import check_answers, check_base, check_full_precision, check_rows
 from pipelines.console import check_writable, note
+from pipelines.entry import ERROR_FILE
 from pipelines.prepare import teach_missing
 from pipelines.prepared import Prepared, write_prepared
 from pipelines.sequencing.data import asked_for, common_rows, request_prepared
 from pipelines.sequencing.work import Work
-from pipelines.train import trained
+from pipelines.train import run_folder, trained
 
 __all__ = ["check_request", "kept_adapter", "next_request", "next_to_train", "train_request"]
 
@@ -65,22 +66,23 @@ def train_request(work: Work, request_id: str) -> None:
     Raises:
         GrunError: what went wrong; where the training itself failed, the ledger says so.
     """
+    teach_missing(work.recipe, work.shared)
+    start = time.monotonic()
     if work.state(request_id).status != "training":
         work.record("train", request_id)
     ledger = work.ledger
     state = ledger.state(request_id)
     began = _began(ledger, state)
     prepared = check_request(work.recipe, work.shared, ledger, state)
-    start = time.monotonic()
-    teach_missing(work.recipe, work.shared)
-    taught = time.monotonic() - start
     write_prepared(prepared)
     recipe = _run_recipe(work, state, prepared, began)
     try:
         with trained(recipe, prepared, work.tracker, common=common_rows(work.shared)) as (run_id, outcome):
             adapter = _keep(work, request_id, outcome.adapter)
-    except TrainingError as error:
-        work.record("failed", request_id, reason=str(error))
+    except GrunError as error:
+        # a worker found something wrong; where workers merely died, the same command goes on from their last checkpoint
+        if (run_folder(recipe) / ERROR_FILE).is_file():
+            work.record("failed", request_id, reason=str(error))
         raise
     card = read_card(adapter)
     counts = {name: len(getattr(prepared.splits, name)) for name in ("forget", "retain", "holdout")}
@@ -95,12 +97,12 @@ def train_request(work: Work, request_id: str) -> None:
             run_id=run_id,
             certificate=None if card.certificate is None else CertificateDetails.of(card.certificate),
             seconds={
-                "whole": round(time.monotonic() - start - taught, 3),
+                "whole": round(time.monotonic() - start, 3),
                 **({} if outcome.wall_seconds is None else {"training": outcome.wall_seconds}),
             },
         ),
     )
-    note(f"trained the adapter of {request_id} in {time.monotonic() - start - taught:.0f} s")
+    note(f"trained the adapter of {request_id} in {time.monotonic() - start:.0f} s")
 
 
 def _run_recipe(work: Work, state: RequestState, prepared: Prepared, began: int | None) -> Recipe:

@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from grun.config import Recipe, read_recipe_file
+from grun.errors import TrainingError
 from grun.evaluation.stack_report import StackReport
 from grun.ledger import Ledger
 from pipelines import request
@@ -110,3 +112,26 @@ def test_two_requests_killed_twice_revoked_and_reinstated(tmp_path: Path) -> Non
     assert commands.ledger().active == ("demo-2", "demo-1")
     out, _err = commands.run("verify")
     assert "stacks" in out
+
+
+@pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning")  # Ray reads its own old fields
+def test_a_training_that_goes_wrong_is_recorded_and_can_be_given_again(
+    recipe_file: Callable[..., str], data_folder: Path, tmp_path: Path
+) -> None:
+    file = recipe_file(train={"num_workers": 1, "engine": "torch"})
+    asked = ["--request.id", "r1", "--request.reason", "asked", "--forget", str(data_folder / "forget.jsonl")]
+    assert request.main(["add", *asked, "--recipe", file]) == 0
+    with pytest.raises(TrainingError, match="loss and gradients must stay finite"):
+        request.main(["train", "r1", "--recipe", file, "--train.learning_rate", "1e30"])
+    recipe = Recipe.parse(read_recipe_file(Path(file)))
+    store = LedgerStore.open(recipe)
+    entry = store.read().entries[-1]
+    assert entry.action == "failed"
+    assert entry.reason.startswith("loss and gradients must stay finite")
+    assert request.main(["next", "--recipe", file]) == 0, "nothing to do: nobody goes on with it unasked"
+    assert request.main(["train", "--recipe", file, "r1"]) == 0
+    state = store.read().state("r1")
+    assert state.status == "trained"
+    assert state.adapter is not None
+    assert [entry.action for entry in store.read().entries] == ["add", "train", "failed", "train", "trained"]
+    assert request.main(["verify", "--recipe", file]) == 0
