@@ -74,4 +74,6 @@ def request_prepared(recipe: Recipe, shared: Prepared, state: RequestState, reco
     request = UnlearningRequest(
         id=state.id, reason=state.reason, forget=state.forget, retain=found["retain"], holdout=found["holdout"]
     )
-    return replace(shared, folder=prepared_folder(recipe, state.id, splits), request=request, splits=splits)
+    # all records together are the same for every request, and ids are those of one ledger alone
+    folder = prepared_folder(recipe, f"{state.id}-{state.forget.digest[:8]}", splits)
+    return replace(shared, folder=folder, request=request, splits=splits)

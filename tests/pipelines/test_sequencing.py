@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,10 @@ def test_a_request_trains_on_everything_but_itself_whatever_others_ask(desk: Des
         assert set(records["r2"]) <= set(among.splits.retain)
         assert among.request.data_digests["forget"] == ledger.state("r1").forget.digest
         assert among.base == work.shared.base
+        other = request_prepared(work.recipe, work.shared, ledger.state("r2"), records)
+        same_id = replace(ledger.state("r2"), id="r1")
+        elsewhere = request_prepared(work.recipe, work.shared, same_id, {"r1": records["r2"]})
+        assert len({prepared.folder for prepared in (among, other, elsewhere)}) == 3, "of another ledger, too"
         common = common_rows(work.shared).splits
         assert {*among.splits.forget, *among.splits.retain} == set(common.retain)
 
