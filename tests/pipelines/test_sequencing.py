@@ -5,7 +5,7 @@ Tasks run in this process, not on a cluster; training has tests of its own.
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +14,15 @@ from typing import Any
 import pytest
 import yaml
 
-from grun.adapters import AdapterCard, digest_adapter, digest_stack, read_stack_card, save_adapter
+from grun.adapters import digest_stack, read_stack_card
 from grun.config import Recipe
 from grun.data.records import read_jsonl
 from grun.data.sequence import without
 from grun.errors import AdapterError, ConfigError, DataError, GrunError, LedgerBusyError, LedgerError
 from grun.evaluation.stack_report import StackReport
-from grun.interventions import build_adapter
-from grun.ledger import Details, Ledger
 from grun.lm import FrozenLM, load_frozen_lm
-from pipelines import request
 from pipelines.ledger_store import LedgerStore
-from pipelines.registry import CHAMPION, Registry
+from pipelines.registry import Registry
 from pipelines.sequencing import commands, judging, promoting
 from pipelines.sequencing.commands import open_work
 from pipelines.sequencing.course import course_of
@@ -33,9 +30,10 @@ from pipelines.sequencing.data import asked_for, common_rows, request_prepared
 from pipelines.sequencing.judging import StackSets
 from pipelines.sequencing.promoting import serve_stack
 from pipelines.sequencing.stacking import stack_version
-from pipelines.sequencing.training import kept_adapter, next_request
+from pipelines.sequencing.training import next_request
 from pipelines.sequencing.work import Work
 from pipelines.tasks import HelperTask
+from tests.pipelines.ledger_desk import Desk
 
 # MLflow 3.17 uses a loader strategy that SQLAlchemy 2.1 deprecates; the warning is theirs to mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -52,99 +50,58 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
 
 
-class Desk:
-    """A ledger in a folder of its own, and its commands."""
+@pytest.fixture(scope="module", autouse=True)
+def _in_this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    progress = tmp_path_factory.mktemp("progress") / "progress"
 
-    def __init__(self, recipe: Recipe, file: Path, lm: FrozenLM, data: Path) -> None:
-        self.recipe, self.file, self.lm, self.data = recipe, file, lm, data
-
-    def run(self, *arguments: str) -> int:
-        return request.main([*arguments, "--recipe", str(self.file)])
-
-    def add(self, request_id: str, first: int, last: int) -> None:
-        lines = (self.data / "forget.jsonl").read_text(encoding="utf-8").splitlines()[first:last]
-        path = self.file.with_name(f"{request_id}.jsonl")
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        assert self.run("add", "--request.id", request_id, "--request.reason", "asked", "--forget", str(path)) == 0
-
-    def train(self, request_id: str, *, threshold: float = 1.0) -> None:
-        """Record an adapter as if it had been trained; at threshold 0 it opens for everything, at 1 for nothing."""
-        with open_work(self.recipe) as work:
-            adapter = build_adapter(
-                work.recipe.adapter, hidden_size=self.lm.hidden_size, num_layers=self.lm.num_layers, seed=len(work.ledger.entries)
-            )
-            card = AdapterCard(
-                adapter=work.recipe.adapter.model_copy(update={"gate_threshold": threshold}),
-                hidden_size=self.lm.hidden_size,
-                num_layers=self.lm.num_layers,
-                base_name=self.lm.info.name,
-                base_digest=self.lm.info.digest,
-                request_ids=(request_id,),
-                prompt=work.recipe.prompt,
-            )
-            made = save_adapter(adapter, card, self.file.parent / "made")
-            digest = digest_adapter(made)
-            shutil.copytree(made, kept_adapter(work, request_id, digest))
-            work.record("train", request_id)
-            work.record("trained", request_id, details=Details(adapter=digest))
-
-    @property
-    def model(self) -> str:
-        return self.recipe.ledger_model
-
-    @property
-    def folder(self) -> Path:
-        return self.recipe.output / "ledgers" / self.recipe.ledger.name
-
-    def ledger(self) -> Ledger:
-        return LedgerStore.open(self.recipe).read()
-
-    @property
-    def registry(self) -> Registry:
-        return Registry(LedgerStore.open(self.recipe).tracker)
-
-    def champion(self) -> tuple[int, tuple[str, ...]] | None:
-        """Version and members of what is served, as it comes out of the registry."""
-        if self.registry.version_of(self.model, CHAMPION) is None:
-            return None
-        version, folder = self.registry.download(self.model, CHAMPION, self.file.parent / "downloaded")
-        return version, read_stack_card(folder).request_ids
-
-    def actions(self) -> list[tuple[str, str]]:
-        return [(entry.action, entry.request_id) for entry in self.ledger().entries]
-
-
-@pytest.fixture
-def desk(
-    make_recipe: Callable[..., Recipe],
-    data_folder: Path,
-    lm: FrozenLM,
-    store: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Desk:
     def inline(_recipe: Recipe, tasks: Sequence[HelperTask], **_options: object) -> list[Any]:
-        return [task.function(**task.arguments, progress=tmp_path / "progress") for task in tasks]
+        return [task.function(**task.arguments, progress=progress) for task in tasks]
 
-    monkeypatch.setattr(promoting, "run_tasks", inline)
-    monkeypatch.setattr(commands, "connected", lambda _recipe: nullcontext())
-    monkeypatch.setattr(commands, "check_resources", lambda _recipe: None)
-    # a random base has no utility that could be kept: what is tested here is who acts on the numbers
-    monkeypatch.setattr(judging, "_utility_ratio", lambda *_: 1.0)
-    recipe = make_recipe(output=str(tmp_path / "outputs"), tracking={"uri": store}, ledger={"name": tmp_path.name})
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
-    return Desk(recipe, path, lm, data_folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(promoting, "run_tasks", inline)
+        patch.setattr(commands, "connected", lambda _recipe: nullcontext())
+        patch.setattr(commands, "check_resources", lambda _recipe: None)
+        # a random base has no utility that could be kept: what is tested here is who acts on the numbers
+        patch.setattr(judging, "_utility_ratio", lambda *_: 1.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def make_desk(make_recipe: Callable[..., Recipe], data_folder: Path, lm: FrozenLM, store: str) -> Callable[[Path], Desk]:
+    """Makes a ledger in a folder, named like it."""
+
+    def make(folder: Path) -> Desk:
+        recipe = make_recipe(output=str(folder / "outputs"), tracking={"uri": store}, ledger={"name": folder.name})
+        path = folder / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
+        return Desk(recipe, path, lm, data_folder)
+
+    return make
 
 
 @pytest.fixture
-def served(desk: Desk) -> Desk:
-    """Two requests, both served."""
+def desk(make_desk: Callable[[Path], Desk], tmp_path: Path) -> Desk:
+    return make_desk(tmp_path)
+
+
+def with_two_served(desk: Desk) -> Desk:
     for number, request_id in enumerate(("r1", "r2")):
         desk.add(request_id, 3 * number, 3 * number + 3)
         desk.train(request_id)
         assert desk.run("next") == 0
     return desk
+
+
+@pytest.fixture
+def served(desk: Desk) -> Desk:
+    """Two requests, both served."""
+    return with_two_served(desk)
+
+
+@pytest.fixture(scope="module")
+def untouched(make_desk: Callable[[Path], Desk], tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """The same, for tests that change nothing."""
+    return with_two_served(make_desk(tmp_path_factory.mktemp("untouched")))
 
 
 def test_a_request_trains_on_everything_but_itself_whatever_others_ask(desk: Desk) -> None:
@@ -193,23 +150,23 @@ def test_what_was_left_half_done_comes_before_what_waits(desk: Desk) -> None:
     assert found.id == "r2", "of two that are half done, the one that was added first"
 
 
-def test_version_n_plus_one_is_version_n_and_one_more(served: Desk) -> None:
-    assert served.champion() == (2, ("r1", "r2"))
-    assert served.actions()[-3:] == [("trained", "r2"), ("stacked", "r2"), ("promoted", "r2")]
-    ledger = served.ledger()
+def test_version_n_plus_one_is_version_n_and_one_more(untouched: Desk) -> None:
+    assert untouched.champion() == (2, ("r1", "r2"))
+    assert untouched.actions()[-3:] == [("trained", "r2"), ("stacked", "r2"), ("promoted", "r2")]
+    ledger = untouched.ledger()
     assert ledger.active == ("r1", "r2")
-    _version, folder = served.registry.download(served.model, 1, served.file.parent / "one")
+    _version, folder = untouched.registry.download(untouched.model, 1, untouched.file.parent / "one")
     assert read_stack_card(folder).request_ids == ("r1",)
     entry = ledger.entries[-1]
-    _version, folder = served.registry.download(served.model, 2, served.file.parent / "two")
+    _version, folder = untouched.registry.download(untouched.model, 2, untouched.file.parent / "two")
     assert entry.details.stack == digest_stack(folder)
     assert {"r1/forget_unseen/rouge_l_recall", "r2/forget_unseen/rouge_l_recall"} <= entry.details.evaluation.keys()
-    assert served.run("verify") == 0
+    assert untouched.run("verify") == 0
 
 
-def test_the_run_of_a_stack_shows_report_numbers_and_course(served: Desk, tmp_path: Path) -> None:
-    client = served.registry._client
-    run_id = served.ledger().entries[-1].details.run_id
+def test_the_run_of_a_stack_shows_report_numbers_and_course(untouched: Desk, tmp_path: Path) -> None:
+    client = untouched.registry._client
+    run_id = untouched.ledger().entries[-1].details.run_id
     assert run_id is not None
     assert client.get_run(run_id).data.metrics["stack/num_requests"] == 2
     stored = Path(client.download_artifacts(run_id, "promotion/stack_report.json", str(tmp_path)))
@@ -217,11 +174,11 @@ def test_the_run_of_a_stack_shows_report_numbers_and_course(served: Desk, tmp_pa
     assert report.request_ids == ("r1", "r2")
     assert [member.num_prompts for member in report.members] == [3, 3]
     assert Path(client.download_artifacts(run_id, "figures/sequence.png", str(tmp_path))).read_bytes()[:4] == b"\x89PNG"
-    assert [step.label for step in course_of(served.ledger())] == ["+r1", "+r2"]
+    assert [step.label for step in course_of(untouched.ledger())] == ["+r1", "+r2"]
 
 
-def test_the_base_is_asked_once_for_a_request_whatever_stack_is_judged(served: Desk) -> None:
-    [path] = (served.recipe.output / "reference").glob(f"*.{served.recipe.ledger.name}.jsonl")
+def test_the_base_is_asked_once_for_a_request_whatever_stack_is_judged(untouched: Desk) -> None:
+    [path] = (untouched.recipe.output / "reference").glob(f"*.{untouched.recipe.ledger.name}.jsonl")
     sets = [json.loads(line)["set_name"] for line in path.read_text().splitlines()]
     assert (sets.count("request r1"), sets.count("request r2")) == (3, 3)
     assert len(sets) == len(path.read_text().splitlines()) == 6 + sets.count("retain") + sets.count("ordinary")
@@ -250,6 +207,8 @@ def test_revoking_leaves_the_others_as_they_are_and_reinstating_puts_it_last(ser
     assert kept == was
     last = served.ledger().entries[-1]
     assert (last.action, last.request_id, last.reason) == ("revoked", "r1", "withdrawn")
+    with pytest.raises(LedgerError, match=r"`revoke` needs a request that is .* got 'r1', which is revoked"):
+        served.run("revoke", "r1", "--reason", "again")
     # its adapter comes out of the registry where it is kept no longer
     shutil.rmtree(served.folder / "adapters")
     assert served.run("reinstate", "r1", "--reason", "asked again") == 0
@@ -269,8 +228,10 @@ def test_revoking_the_last_request_retires_the_champion(served: Desk) -> None:
     assert served.champion() == (4, ("r1",))
 
 
-def test_what_the_state_does_not_allow_is_refused_before_anything_starts(served: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = served.ledger().entries
+def test_what_the_state_does_not_allow_is_refused_before_anything_starts(
+    untouched: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = untouched.ledger().entries
     monkeypatch.setattr(commands, "connected", lambda _recipe: pytest.fail("a cluster was started"))
     for command, message in {
         "revoke demo-9 --reason no": "a request must be in the ledger, got 'demo-9'",
@@ -279,16 +240,10 @@ def test_what_the_state_does_not_allow_is_refused_before_anything_starts(served:
         "train": "a request must wait for its training, got none of 2 that does",
     }.items():
         with pytest.raises(LedgerError, match=message):
-            served.run(*command.split())
+            untouched.run(*command.split())
     with pytest.raises(ConfigError, match="--reason"):
-        served.run("revoke", "r1")
-    assert served.ledger().entries == before
-
-
-def test_a_request_is_revoked_once(served: Desk) -> None:
-    served.run("revoke", "r1", "--reason", "withdrawn")
-    with pytest.raises(LedgerError, match=r"`revoke` needs a request that is .* got 'r1', which is revoked"):
-        served.run("revoke", "r1", "--reason", "again")
+        untouched.run("revoke", "r1")
+    assert untouched.ledger().entries == before
 
 
 def test_one_worker_at_a_time(desk: Desk) -> None:
