@@ -12,6 +12,7 @@ from pipelines.console import check_writable, note, summary
 from pipelines.ledger_store import LedgerStore
 from pipelines.ledger_verbs.steps import ledger_step
 from pipelines.owner import process_owner
+from pipelines.prepare import teach_missing
 from pipelines.promote import NOT_PROMOTED
 from pipelines.registry import CHAMPION, Registry
 from pipelines.sequencing.data import ledger_recipe, universe
@@ -40,9 +41,10 @@ def open_work(recipe: Recipe) -> Iterator[Work]:
 
 @contextmanager
 def on_cluster(work: Work) -> Iterator[None]:
-    """Connect to the cluster that the work needs."""
+    """Connect to the cluster that the work needs, and teach the base that all requests share where it is not there."""
     with connected(work.recipe):
         check_resources(work.recipe)
+        teach_missing(work.recipe, work.shared)
         yield
 
 

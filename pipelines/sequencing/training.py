@@ -17,7 +17,6 @@ from pipelines.certifying import check_calibration
 from pipelines.checks import check_answers, check_base, check_full_precision, check_rows
 from pipelines.console import check_writable, note
 from pipelines.entry import ERROR_FILE
-from pipelines.prepare import teach_missing
 from pipelines.prepared import Prepared, write_prepared
 from pipelines.sequencing.data import asked_for, common_rows, request_prepared
 from pipelines.sequencing.work import Work
@@ -66,7 +65,6 @@ def train_request(work: Work, request_id: str) -> None:
     Raises:
         GrunError: what went wrong; where the training itself failed, the ledger says so.
     """
-    teach_missing(work.recipe, work.shared)
     start = time.monotonic()
     if work.state(request_id).status != "training":
         work.record("train", request_id)
