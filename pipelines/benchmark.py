@@ -28,6 +28,9 @@ __all__ = ["main", "parse_options", "write_report"]
 
 _COMMAND = "python pipelines/benchmark.py"
 
+_ON_EITHER = ("quality", "sequence")
+"""Benchmarks that are measured on the testbed or on TOFU."""
+
 
 class _Parser(argparse.ArgumentParser):
     """argparse that raises our errors."""
@@ -62,7 +65,7 @@ def parse_options(argv: Sequence[str] | None = None) -> tuple[str, Options]:
         dest="data_kind",
         choices=("testbed", "tofu"),
         metavar="KIND",
-        help="what `quality`, which runs once, is measured on: testbed or tofu [default: testbed]",
+        help="what `quality` and `sequence`, which run once, are measured on: testbed or tofu [default: testbed]",
     )
     parser.add_argument(
         "--data.path",
@@ -86,8 +89,10 @@ def parse_options(argv: Sequence[str] | None = None) -> tuple[str, Options]:
         raise ConfigError(f"the name of a benchmark must follow `{_COMMAND}`, got {got}; the benchmarks are:\n{listed}")
     if values.repeats < 1:
         raise ConfigError(f"`--repeats` must be at least 1, got {values.repeats}; leave it out for 5")
-    if values.data_kind is not None and values.name != "quality":
-        raise ConfigError(f"`--data.kind` is an option of `quality` alone, got it with `{values.name}`; leave it out")
+    if values.data_kind is not None and values.name not in _ON_EITHER:
+        raise ConfigError(
+            f"`--data.kind` is an option of {' and '.join(f'`{name}`' for name in _ON_EITHER)}, got it with `{values.name}`; leave it out"
+        )
     kind: Literal["testbed", "tofu"] = values.data_kind or "testbed"
     return values.name, Options(values.data, values.output, values.repeats, values.tiny, kind)
 

@@ -7,9 +7,11 @@ All that training, probes and evaluation will run is known beforehand, so the ca
 """
 
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -23,7 +25,7 @@ from grun.interventions import check_fits
 from grun.lm import PrefixCache, digest_weights, load_tokenizer, resolve_folder
 from grun.lm.cache_build import cache_bytes, cut_into_shards
 from grun.lm.frozen import BaseShape, context_of, load_config, read_shape
-from grun.lm.prefix_cache import CACHE_FILE, CacheSpec, make_spec, read_probe
+from grun.lm.prefix_cache import CACHE_FILE, CacheSpec, make_spec, read_probe, sequence_digest, shard_path
 from grun.objectives import Needs, build_objective, read_layer
 from grun.training import training_rows
 from pipelines.cache_tasks import build_shard, finish_cache
@@ -31,7 +33,7 @@ from pipelines.console import note
 from pipelines.prepared import Prepared
 from pipelines.tasks import HelperTask, run_tasks
 
-__all__ = ["RECORDS_FILE", "CachePlan", "cache_root", "ensure_cache", "plan_cache"]
+__all__ = ["RECORDS_FILE", "CachePlan", "cache_root", "ensure_cache", "link_shards", "plan_cache"]
 
 RECORDS_FILE = "records.json"
 
@@ -46,7 +48,17 @@ class CachePlan:
     spec: CacheSpec
     examples: tuple[Example, ...]
     num_bytes: int
-    """Size, known before it is built."""
+    """Size of what it adds to the disk, known before it is built."""
+    common: "CachePlan | None" = None
+    """A cache whose files are a part of this one: they are built once and linked into each that has it."""
+
+    def shards(self, size: int) -> tuple[int, list[list[Example]]]:
+        """Divide the rows into files; returns how many of them are those of the common cache, which come first, and all of them."""
+        if self.common is None:
+            return 0, cut_into_shards(self.examples, size)
+        shared = cut_into_shards(self.common.examples, size)
+        own = cut_into_shards(_beside(self.examples, self.common.examples), size)
+        return len(shared), [*shared, *(rows for rows in own if rows)]
 
 
 def cache_root(recipe: Recipe) -> Path:
@@ -54,16 +66,27 @@ def cache_root(recipe: Recipe) -> Path:
     return recipe.output.absolute() / "cache"
 
 
-def plan_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe], *, evaluates: bool = False) -> CachePlan:
+def plan_cache(
+    recipe: Recipe,
+    prepared: Prepared,
+    variants: Sequence[Recipe],
+    *,
+    evaluates: bool = False,
+    common: Prepared | None = None,
+) -> CachePlan:
     """Describe the one cache that serves a recipe in all its variants.
 
     Args:
         variants: the recipe at every placement and objective that may be tried.
         evaluates: whether adapters are scored on the validation rows too, as in a sweep; else those of the probe are enough.
+        common: data whose rows other requests need as well; they are in the cache whether this one needs all of them or not.
     """
     base = resolve_folder(prepared.base, recipe.model.revision)
     shape = read_shape(base)
+    shared = None if common is None else plan_cache(recipe, common, variants)
     examples = _examples(recipe, prepared.splits, base, variants, evaluates=evaluates)
+    if shared is not None:
+        examples = [*shared.examples, *_beside(examples, shared.examples)]
     cuts = [min(check_fits(variant.adapter, hidden_size=shape.hidden_size, num_layers=shape.num_layers)) for variant in variants]
     spec = make_spec(
         examples,
@@ -75,7 +98,15 @@ def plan_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe], *
         num_layers=shape.num_layers,
     )
     size = cache_bytes(spec, key_value_size=shape.key_value_size, hidden_size=shape.hidden_size)
-    return CachePlan(cache_root(recipe) / spec.digest, spec, tuple(examples), size)
+    if shared is not None:
+        size -= shared.num_bytes
+    return CachePlan(cache_root(recipe) / spec.digest, spec, tuple(examples), size, shared)
+
+
+def _beside(examples: Iterable[Example], others: Iterable[Example]) -> list[Example]:
+    """Those of some rows that are not among others."""
+    known = {sequence_digest(example) for example in others}
+    return [example for example in examples if sequence_digest(example) not in known]
 
 
 def _examples(recipe: Recipe, splits: Splits, base: Path, variants: Sequence[Recipe], *, evaluates: bool) -> list[Example]:
@@ -107,12 +138,20 @@ def _reference_layers(recipe: Recipe, shape: BaseShape) -> list[int]:
     return layers
 
 
-def ensure_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe], *, evaluates: bool = False) -> Path | None:
+def ensure_cache(
+    recipe: Recipe,
+    prepared: Prepared,
+    variants: Sequence[Recipe],
+    *,
+    evaluates: bool = False,
+    common: Prepared | None = None,
+) -> Path | None:
     """Return the cache of a recipe and its variants, built if need be. Needs a connected cluster.
 
     Args:
         variants: as for :func:`plan_cache`.
         evaluates: as for :func:`plan_cache`.
+        common: as for :func:`plan_cache`.
 
     Returns:
         None where the whole base has to be run: the cache is off, or cannot be used and `cache.mode` is `auto`.
@@ -122,7 +161,25 @@ def ensure_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe],
     """
     if recipe.cache.mode == "off":
         return None
-    plan = plan_cache(recipe, prepared, variants, evaluates=evaluates)
+    plan = plan_cache(recipe, prepared, variants, evaluates=evaluates, common=common)
+    parts = [part for part in (plan.common, plan) if part is not None]
+    try:
+        for part in parts:
+            _ensure(recipe, prepared, part)
+    except _UnusableError as error:
+        if recipe.cache.mode == "require":
+            raise CacheError(str(error)) from None
+        note(f"no prefix cache, every step runs the whole base: {error}")
+        return None
+    return plan.folder
+
+
+class _UnusableError(Exception):
+    """There can be no cache."""
+
+
+def _ensure(recipe: Recipe, prepared: Prepared, plan: CachePlan) -> None:
+    """Build a cache where it is not there, and check it."""
     plan.folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(plan.folder.with_suffix(".lock")):
         try:
@@ -131,14 +188,10 @@ def ensure_cache(recipe: Recipe, prepared: Prepared, variants: Sequence[Recipe],
                 _build(recipe, prepared, plan)
             _check_probe(plan)
         except CacheError as error:
-            if recipe.cache.mode == "require":
-                raise
-            note(f"no prefix cache, every step runs the whole base: {error}")
-            return None
+            raise _UnusableError(error) from None
         # a damaged cache stops the run whatever the mode: nothing is computed again behind anybody's back
         PrefixCache.open(plan.folder, plan.spec)
         (plan.folder / CACHE_FILE).touch()
-    return plan.folder
 
 
 def _check_size(recipe: Recipe, plan: CachePlan) -> None:
@@ -165,15 +218,29 @@ def _build(recipe: Recipe, prepared: Prepared, plan: CachePlan) -> None:
     plan.folder.mkdir(exist_ok=True)
     digests = sorted({example.digest for example in plan.examples})
     (plan.folder / RECORDS_FILE).write_text(json.dumps(digests), encoding="utf-8")  # first: a build may stop anywhere
-    common = {"recipe": recipe, "base": prepared.base, "folder": plan.folder, "spec": plan.spec}
-    shards = cut_into_shards(plan.examples, recipe.cache.sequences_per_shard)
-    title = f"building the prefix cache, {plan.num_bytes / 1e6:.0f} MB in {len(shards)} file(s)"
+    arguments = {"recipe": recipe, "base": prepared.base, "folder": plan.folder, "spec": plan.spec}
+    num_linked, shards = plan.shards(recipe.cache.sequences_per_shard)
+    if plan.common is not None:
+        link_shards(plan.common.folder, plan.folder, num_linked)
+    new = list(enumerate(shards))[num_linked:]
+    title = f"building the prefix cache, {plan.num_bytes / 1e6:.0f} MB in {len(new)} file(s)"
     run_tasks(
         recipe,
-        [HelperTask(title, build_shard, {**common, "number": n, "examples": rows}) for n, rows in enumerate(shards)],
+        [HelperTask(title, build_shard, {**arguments, "number": n, "examples": rows}) for n, rows in new],
         shared=recipe.output.absolute(),
         title=title,
     )
     probe = plan.examples[:: max(1, len(plan.examples) // _PROBE_ROWS)][:_PROBE_ROWS]
-    task = HelperTask("comparing cached and full passes", finish_cache, {**common, "probe": probe})
+    task = HelperTask("comparing cached and full passes", finish_cache, {**arguments, "probe": probe})
     run_tasks(recipe, [task], shared=recipe.output.absolute())
+
+
+def link_shards(source: Path, target: Path, count: int) -> None:
+    """Take over the first files of a finished cache without copying them, where the disk can; each index after its file."""
+    for path in map(partial(shard_path, source), range(count)):
+        for file in (path, path.with_suffix(".json")):
+            (target / file.name).unlink(missing_ok=True)
+            try:
+                os.link(file, target / file.name)
+            except OSError:
+                shutil.copyfile(file, target / file.name)

@@ -5,7 +5,8 @@ until when. A holder that died leaves it behind. An expired lock is moved aside 
 of several that try, one succeeds, and one that read the old lock cannot take away the new one. What was moved aside
 stays, as the trace of a holder that did not end.
 
-Every lease has a number above those before it, so that a record can tell a holder that lost it without noticing.
+A process that was killed on this very machine is known to be gone, and is not waited for. Every lease has a number above
+those before it, so that a record can tell a holder that lost it without noticing.
 Expiry compares the clocks of the holders' machines, so leases should last minutes, not seconds.
 """
 
@@ -18,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 
 from grun.errors import GrunError, LedgerBusyError, LedgerError, PromotionBusyError, PromotionError, TrackingError
 from pipelines.mlflow_store import Store
+from pipelines.owner import is_gone
 
 __all__ = ["LEDGER", "PROMOTION", "Lease", "Purpose", "check_lease", "hold_lease"]
 
@@ -132,14 +134,14 @@ def check_lease(store: Store, lease: Lease, *, purpose: Purpose = PROMOTION) -> 
 
 
 def _acquire(store: Store, lease: Lease, purpose: Purpose) -> Lease:
-    """Try to take the lock, moving an expired one aside; return the lease of whoever holds it then."""
+    """Try to take the lock, moving aside one that expired or whose process is no more; return the lease of whoever holds it then."""
     for _ in range(_ATTEMPTS):
         if _create(store, lease, purpose):
             return lease
         holder = _holder(store, lease, purpose)
         if holder is None:
             continue  # it went between the two calls
-        if not holder.expired:
+        if not holder.expired and not is_gone(holder.owner):
             return holder
         _move_aside(store, holder, purpose)
         lease = replace(lease, number=max(lease.number, holder.number + 1))

@@ -21,7 +21,7 @@ from pipelines.retain_logs import export_logs, export_path, import_logs
 from pipelines.scoring import ask_reference, choices_path, questions_of, reference_path, report_base, score_reference
 from pipelines.tasks import HelperTask, run_tasks
 
-__all__ = ["check", "main", "prepare"]
+__all__ = ["check", "main", "prepare", "teach_missing"]
 
 _HARDLY_KNOWN = 0.2
 """ROUGE-L recall that a fluent guess can reach."""
@@ -51,17 +51,7 @@ def prepare(recipe: Recipe, prepared: Prepared) -> None:
         GrunError: what is wrong with the records or the models.
     """
     note_missing_metrics(prepared)
-    missing = [lesson for lesson in prepared.lessons if not lesson.is_done]
-    if missing:
-        start = time.monotonic()
-        arguments = {"recipe": recipe, "vocabulary": prepared.vocabulary}
-        run_tasks(
-            recipe,
-            [HelperTask(f"teaching the {lesson.title}", teach, {**arguments, "lesson": lesson}) for lesson in missing],
-            shared=recipe.output.absolute(),
-        )
-        note(f"taught {' and '.join(lesson.title for lesson in missing)} in {time.monotonic() - start:.0f} s")
-        check_rows(recipe, prepared)
+    teach_missing(recipe, prepared)
     write_prepared(prepared)
     import_logs(recipe, prepared)
     models = [model for model in (prepared.base, prepared.retain_only) if model is not None]
@@ -87,6 +77,26 @@ def prepare(recipe: Recipe, prepared: Prepared) -> None:
             f"the base hardly knows what it is to forget: ROUGE-L recall {known:.2f} on the forget set without an adapter; if that is "
             "a surprise, check `model.path`, and that the questions are asked as the model was taught them"
         )
+
+
+def teach_missing(recipe: Recipe, prepared: Prepared) -> None:
+    """Teach the models that are not there yet, and check the rows once there is a tokenizer. Needs a connected cluster.
+
+    Raises:
+        GrunError: what is wrong with the records.
+    """
+    missing = [lesson for lesson in prepared.lessons if not lesson.is_done]
+    if not missing:
+        return
+    start = time.monotonic()
+    arguments = {"recipe": recipe, "vocabulary": prepared.vocabulary}
+    run_tasks(
+        recipe,
+        [HelperTask(f"teaching the {lesson.title}", teach, {**arguments, "lesson": lesson}) for lesson in missing],
+        shared=recipe.output.absolute(),
+    )
+    note(f"taught {' and '.join(lesson.title for lesson in missing)} in {time.monotonic() - start:.0f} s")
+    check_rows(recipe, prepared)
 
 
 def teach(recipe: Recipe, vocabulary: Sequence[Record], lesson: Lesson, progress: Path) -> None:

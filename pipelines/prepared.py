@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import overload
 
 from grun.config import Recipe
-from grun.data.records import QARecord, Record, digest_records, read_jsonl, to_json
+from grun.data.records import Record, digest_records, read_jsonl, to_json
+from grun.data.sequence import distinct
 from grun.data.splits import Splits, make_request, read_splits, with_environment
 from grun.errors import ConfigError, DataError
 from grun.requests import UnlearningRequest
 
-__all__ = ["Lesson", "Prepared", "plan", "prepared_root", "read_prepared", "write_prepared"]
+__all__ = ["Lesson", "Prepared", "plan", "prepared_folder", "prepared_root", "read_prepared", "write_prepared"]
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,13 @@ def plan(recipe: Recipe) -> Prepared:
     invariance = recipe.objective.invariance
     splits = with_environment(read_splits(recipe.data), invariance.path if invariance else None)
     request = make_request(recipe.request, recipe.data, splits)
-    utility = [record for rows in splits.utility.values() for record in rows]
-    digest = digest_records([*splits.forget, *splits.retain, *splits.holdout, *utility, *splits.nonmembers, *splits.environment])
-    folder = prepared_root(recipe) / f"{recipe.request.id}-{digest[:12]}"
+    folder = prepared_folder(recipe, recipe.request.id, splits)
     retain_only = _retain_only(recipe)
     if recipe.model.path is not None:
         return Prepared(folder, request, splits, _located(recipe.model.path), retain_only)
     # non-members are taught to nobody
-    kept = _distinct([*splits.retain, *splits.holdout, *utility])
-    everything = _distinct([*splits.forget, *kept])
+    kept = distinct([*splits.retain, *splits.holdout, *_utility(splits)])
+    everything = distinct([*splits.forget, *kept])
     lessons = [Lesson("base", _taught_folder(recipe, everything, everything), everything)]
     has_twin = recipe.model.retain_twin and recipe.evaluation.retain_logs is None
     if has_twin:
@@ -95,6 +94,18 @@ def plan(recipe: Recipe) -> Prepared:
         lessons=tuple(lessons),
         vocabulary=everything,
     )
+
+
+def prepared_folder(recipe: Recipe, request_id: str, splits: Splits) -> Path:
+    """Where the splits of a request are written: by the digest of all their records."""
+    digest = digest_records(
+        [*splits.forget, *splits.retain, *splits.holdout, *_utility(splits), *splits.nonmembers, *splits.environment]
+    )
+    return prepared_root(recipe) / f"{request_id}-{digest[:12]}"
+
+
+def _utility(splits: Splits) -> list[Record]:
+    return [record for rows in splits.utility.values() for record in rows]
 
 
 def _retain_only(recipe: Recipe) -> str | None:
@@ -117,16 +128,6 @@ def _located(model: None) -> None: ...
 def _located(model: str | None) -> str | None:
     """A folder by its absolute path, as workers run elsewhere; the name of a hub model as it is."""
     return str(Path(model).absolute()) if model is not None and Path(model).is_dir() else model
-
-
-def _distinct(records: Sequence[Record]) -> tuple[Record, ...]:
-    """Each record once, in the version that knows a paraphrase."""
-    distinct: dict[str, Record] = {}
-    for record in records:
-        known = distinct.get(record.digest)
-        if known is None or (isinstance(known, QARecord) and known.paraphrased_question is None):
-            distinct[record.digest] = record
-    return tuple(distinct.values())
 
 
 def _taught_folder(recipe: Recipe, records: Sequence[Record], vocabulary: Sequence[Record]) -> Path:

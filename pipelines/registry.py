@@ -13,14 +13,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from grun.errors import AdapterError, PromotionError
 from pipelines import mlflow_flavor
 from pipelines.lease import Lease, check_lease, hold_lease
+from pipelines.promotion_record import Action, PromotionRecord, Verdict
 from pipelines.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -31,40 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["CANDIDATE", "CHAMPION", "Action", "PromotionRecord", "Registry", "Verdict"]
 
 CANDIDATE, CHAMPION = "candidate", "champion"
-
-Action = Literal["promote", "rollback", "decline"]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Why a version is moved or not, as it goes on record."""
-
-    decision: str
-    """The policy's word, for instance `promote`, `keep` or `reject`."""
-    reasons: tuple[str, ...] = ()
-    """Its reasons, a line each."""
-    details: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else belongs into the JSON record."""
-    texts: Mapping[str, str] = field(default_factory=dict)
-    """Pages that belong to it, by artifact name."""
-
-
-@dataclass(frozen=True, slots=True)
-class PromotionRecord:
-    """One entry of the record."""
-
-    run_id: str
-    status: str
-    """Status of the run: FINISHED, or FAILED or RUNNING for an attempt that did not end."""
-    action: str
-    version_from: int | None
-    """The champion before."""
-    version_to: int | None
-    """The version that was promoted, rolled back to, or declined."""
-    decision: str
-    reasons: tuple[str, ...]
-    by: str
-    at: datetime
 
 
 class Registry:
@@ -274,6 +240,21 @@ class Registry:
             self._client.set_model_version_tag(lease.model_name, str(version), "decision", verdict.decision)
         self._clear_candidate(lease.model_name, version)
 
+    def retire(self, lease: Lease, verdict: Verdict) -> int:
+        """Take the alias `champion` away, as nothing is left to be served; return the version that had it. Versions stay.
+
+        Raises:
+            PromotionError: the lease is lost, or there is no champion.
+        """
+        champion = self._champion_under(lease)
+        if champion is None:
+            raise PromotionError(
+                f"only a champion can be retired, got none for {lease.model_name}; there is nothing that is served"
+            )
+        with self._recorded(lease, "retire", champion, None, verdict), self._calling("take the champion's alias away"):
+            self._client.delete_registered_model_alias(lease.model_name, CHAMPION)
+        return champion
+
     def history(self, model_name: str) -> list[PromotionRecord]:
         """The record of a model, oldest first."""
         with self._calling("read the promotion record"):
@@ -284,7 +265,7 @@ class Registry:
                 status=run.info.status,
                 action=run.data.params["action"],
                 version_from=int(run.data.params["from"]) if run.data.params["from"] else None,
-                version_to=int(run.data.params["to"]),
+                version_to=int(run.data.params["to"]) if run.data.params["to"] else None,
                 decision=run.data.params["decision"],
                 reasons=tuple(run.data.params["reasons"].splitlines()),
                 by=run.data.params["by"],
@@ -365,13 +346,15 @@ class Registry:
                 self._client.delete_registered_model_alias(model_name, CANDIDATE)
 
     @contextmanager
-    def _recorded(self, lease: Lease, action: Action, champion: int | None, version: int, verdict: Verdict) -> Iterator[None]:
+    def _recorded(
+        self, lease: Lease, action: Action, champion: int | None, version: int | None, verdict: Verdict
+    ) -> Iterator[None]:
         """Open a promotion run, and close it when the block has done what it says."""
         record = {
             "action": action,
             "registered_model": lease.model_name,
             "from": "" if champion is None else champion,
-            "to": version,
+            "to": "" if version is None else version,
             "decision": verdict.decision,
             "by": lease.owner,
         }
@@ -380,7 +363,7 @@ class Registry:
             self._tracker.log_params(run_id, record | {"reasons": "\n".join(verdict.reasons)})
             self._tracker.log_json(
                 run_id,
-                record | {"from": champion, "reasons": list(verdict.reasons), "details": verdict.details},
+                record | {"from": champion, "to": version, "reasons": list(verdict.reasons), "details": verdict.details},
                 "promotion.json",
             )
             for name, text in verdict.texts.items():

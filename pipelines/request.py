@@ -37,6 +37,10 @@ class Subcommand:
 SUBCOMMANDS: Mapping[str, Subcommand] = {
     "add": Subcommand("pipelines.ledger_verbs.add", "Add a request: check its records, keep them in the vault, write the entry."),
     "list": Subcommand("pipelines.ledger_verbs.overview", "List the requests of a ledger."),
+    "train": Subcommand("pipelines.ledger_verbs.train", "Train the adapter of a request.", "[ID]"),
+    "next": Subcommand("pipelines.ledger_verbs.next_request", "Bring the next request to a promoted stack."),
+    "revoke": Subcommand("pipelines.ledger_verbs.revoke", "Serve a stack without a request.", "ID"),
+    "reinstate": Subcommand("pipelines.ledger_verbs.reinstate", "Take a request that was revoked back into the stack.", "ID"),
     "show": Subcommand("pipelines.ledger_verbs.show", "Show a request and everything that was done for it.", "ID"),
     "verify": Subcommand("pipelines.ledger_verbs.verify", "Prove that nothing in a ledger was altered, or say what was."),
     "export": Subcommand("pipelines.ledger_verbs.export", "Write a ledger to one file, to be kept elsewhere."),

@@ -6,7 +6,8 @@ The same command continues an interrupted run from its last checkpoint.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from grun.adapters import read_card
@@ -26,7 +27,7 @@ from pipelines.recording import following, record_request, register
 from pipelines.tracking import Tracker
 from pipelines.trainer import TrainOutcome, claim_folder, deciding_settings, total_steps, train_on_ray
 
-__all__ = ["main", "run_folder", "train"]
+__all__ = ["main", "run_folder", "train", "trained"]
 
 _SECTIONS = ("seed", "data", "prompt", "model", "adapter", "objective", "train")
 
@@ -45,9 +46,29 @@ def train(recipe: Recipe, prepared: Prepared, tracker: Tracker) -> tuple[TrainOu
     Raises:
         GrunError: what went wrong.
     """
+    with trained(recipe, prepared, tracker) as (run_id, outcome):
+        version = register(tracker, recipe, run_id, outcome.adapter)
+    return outcome, version
+
+
+@contextmanager
+def trained(
+    recipe: Recipe, prepared: Prepared, tracker: Tracker, *, common: Prepared | None = None
+) -> Iterator[tuple[str, TrainOutcome]]:
+    """Train the recipe's adapter and certify it, within a run that ends when the context does. Needs a connected cluster.
+
+    Args:
+        common: data whose rows other requests train on as well (:func:`pipelines.caching.plan_cache`).
+
+    Yields:
+        the id of the run, and the outcome.
+
+    Raises:
+        GrunError: what went wrong.
+    """
     folder = run_folder(recipe)
     claim_folder(folder, recipe, sections=_SECTIONS)
-    cache = ensure_cache(recipe, prepared, [recipe])
+    cache = ensure_cache(recipe, prepared, [recipe], common=common)
     if (done := Checkpoints(folder / "checkpoints").latest_step()) and not (folder / OUTCOME_FILE).is_file():
         note(f"continuing from step {done} of {total_steps(recipe, prepared)}")
     with tracker.run(recipe.name, key=f"train/{recipe.name}/{folder}", tags={"kind": "train"}) as run_id:
@@ -62,8 +83,7 @@ def train(recipe: Recipe, prepared: Prepared, tracker: Tracker) -> tuple[TrainOu
         tracker.log_figure(run_id, training_curves(*read_spool(spool)), "figures/training.png")
         threshold = recipe.adapter.gate_threshold
         certified(recipe, prepared, outcome.adapter, outcome.adapter, threshold=threshold, cache=cache)
-        version = register(tracker, recipe, run_id, outcome.adapter)
-    return outcome, version
+        yield run_id, outcome
 
 
 def read_spool(path: Path) -> tuple[list[int], dict[str, list[float]]]:

@@ -14,7 +14,7 @@ from grun.data.testbed import build_testbed
 from grun.errors import DataError
 from grun.requests import Source, UnlearningRequest
 
-__all__ = ["Splits", "hash_fraction", "in_part", "make_request", "read_splits", "with_environment"]
+__all__ = ["Splits", "check_splits", "hash_fraction", "in_part", "make_request", "read_splits", "sources", "with_environment"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def read_splits(config: DataConfig) -> Splits:
             holdout = _read_hub(config, config.holdout) if config.holdout else None
             splits = _held_out(_read_hub(config, config.forget), _read_hub(config, config.retain), holdout, config.holdout_frac)
             splits = replace(splits, nonmembers=_read_hub(config, config.nonmembers) if config.nonmembers else ())
-    _check(splits)
+    check_splits(splits)
     return splits
 
 
@@ -134,7 +134,12 @@ def _read_hub(config: HubData, name: str) -> tuple[Record, ...]:
     return tuple(parse_record(dict(row), where=f"{config.path}/{name}:{number}") for number, row in enumerate(rows, start=1))
 
 
-def _check(splits: Splits) -> None:
+def check_splits(splits: Splits) -> None:
+    """Refuse splits that nothing can be trained or judged on.
+
+    Raises:
+        DataError: a set is empty, or forget shares records with retain or holdout.
+    """
     for name in ("forget", "retain", "holdout"):
         if not getattr(splits, name):
             remedy = "raise `data.holdout_frac`" if name == "holdout" else "name a file that holds records"
@@ -161,16 +166,15 @@ def _refuse_overlap(name: str, records: Sequence[Record], others: Mapping[str, S
 
 def make_request(request: RequestConfig, data: DataConfig, splits: Splits) -> UnlearningRequest:
     """Pin a request to the contents of its sets."""
+    return UnlearningRequest(id=request.id, reason=request.reason, **sources(data, splits))
+
+
+def sources(data: DataConfig, splits: Splits) -> dict[str, Source]:
+    """Where the forget, retain and holdout sets come from, and what they hold."""
     location = getattr(data, "path", None) or f"seed {getattr(data, 'seed', 0)}"
 
     def source(name: str, records: tuple[Record, ...]) -> Source:
         place = f"{location}#{getattr(data, name, None) or name}"
         return Source(kind=data.kind, location=place, num_records=len(records), digest=digest_records(records))
 
-    return UnlearningRequest(
-        id=request.id,
-        reason=request.reason,
-        forget=source("forget", splits.forget),
-        retain=source("retain", splits.retain),
-        holdout=source("holdout", splits.holdout),
-    )
+    return {name: source(name, getattr(splits, name)) for name in ("forget", "retain", "holdout")}

@@ -35,7 +35,7 @@ class Options:
     tiny: bool = False
     """Toy sizes: whether it runs, and not what it costs."""
     data_kind: Literal["testbed", "tofu"] = "testbed"
-    """Which data `quality` is measured on; the others say for themselves."""
+    """Which data `quality` and `sequence` are measured on; the others say for themselves."""
 
     @property
     def work(self) -> Path:

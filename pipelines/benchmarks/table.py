@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipelines.benchmarks import gpu, inference, memory, overhead, quality, scale, serve, stack, step, sweep
+from pipelines.benchmarks import gpu, inference, memory, overhead, quality, scale, sequence, serve, stack, step, sweep
 from pipelines.benchmarks.harness import Options, Report
 
 __all__ = ["BENCHMARKS", "Benchmark"]
@@ -33,6 +33,10 @@ BENCHMARKS: dict[str, Benchmark] = {
     "quality": Benchmark(
         "GRUN, LoReFT without a gate, LoRA and full fine-tuning with GD, NPO and IDK: forgetting, utility, parameters, CPU time",
         quality.run,
+    ),
+    "sequence": Benchmark(
+        "six requests one after another: forgetting, utility, false opens and CPU time, three ways to keep their gates apart",
+        sequence.run,
     ),
     "gpu": Benchmark("a training step of Llama-3.1-8B's shape on a CUDA device", gpu.run),
 }

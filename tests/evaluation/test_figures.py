@@ -13,6 +13,7 @@ from matplotlib.patches import Polygon, Rectangle
 from grun.evaluation.figures import gate_histogram, pareto_figure, threshold_figure, training_curves
 from grun.evaluation.report_figures import PAINT, Bars, before_after_figure, curve_figure, gates_figure, to_svg
 from grun.evaluation.report_parts import NUM_BINS, GateHistogram, ThresholdPoint
+from grun.evaluation.sequence_figure import SequenceStep, sequence_figure
 
 # matplotlib's font parser uses names that its own dependency pyparsing has renamed
 pytestmark = pytest.mark.filterwarnings("ignore:.* deprecated - use:DeprecationWarning")
@@ -146,3 +147,24 @@ def test_an_svg_is_the_same_each_time_and_brings_nothing_along() -> None:
     assert "a &amp; b" in svg
     ids, others = (set(re.findall(r'\bid="([^"]+)"', drawn(name))) for name in ("one", "two"))
     assert not ids & others
+
+
+def test_sequence_figure_shows_every_request_the_worst_and_the_bounds() -> None:
+    steps = [
+        SequenceStep("+r1", {"r1": 0.1}, 1.0, 0.0, 0.01),
+        SequenceStep("+r2", {"r1": 0.05, "r2": 0.2}, 0.99, 0.02, 0.04),
+        SequenceStep("\u2212r1", {"r2": 0.2}, None, 0.01, 0.03),
+    ]
+    figure = sequence_figure(steps, max_forget=0.15, min_utility=0.98, max_false_open=0.05)
+    forgetting, utility, false_open = figure.axes
+    assert line(forgetting, "the least forgotten") == [(0, 0.1), (1, 0.2), (2, 0.2)]
+    assert line(utility, "model utility") == [(0, 1.0), (1, 0.99)]
+    assert line(false_open, "any gate opens") == [(0, 0.0), (1, 0.02), (2, 0.01)]
+    assert line(false_open, "bound at 95 %") == [(0, 0.01), (1, 0.04), (2, 0.03)]
+    assert {y for _, y in line(forgetting, "bound 0.15")} == {0.15}
+    assert [label.get_text() for label in false_open.get_xticklabels()] == ["+r1", "+r2", "\u2212r1"]
+    assert rendered(figure).startswith(b"\x89PNG")
+
+
+def test_sequence_figure_without_a_step_is_empty() -> None:
+    assert rendered(sequence_figure([], max_forget=0.15, min_utility=0.98, max_false_open=0.05)).startswith(b"\x89PNG")

@@ -116,7 +116,7 @@ class TestCommand:
             (["step", "--repeats", "many"], "invalid int value: 'many'; `--help`"),
             (["step", "--colour"], "unrecognized arguments: --colour; `--help`"),
             (["quality", "--data.kind", "paper"], "invalid choice: 'paper'"),
-            (["step", "--data.kind", "tofu"], "`--data.kind` is an option of `quality` alone, got it with `step`"),
+            (["step", "--data.kind", "tofu"], "`--data.kind` is an option of `quality` and `sequence`, got it with `step`"),
         ],
     )
     def test_a_wrong_option_is_refused(self, argv: list[str], message: str) -> None:
@@ -187,6 +187,17 @@ def test_inference_compares_prefill_and_decoding(run_benchmark: RunBenchmark) ->
             "name": f"inference.{phase}_over_base",
         }
         assert f"inference.{phase}_over_base.batch_1" in rows
+
+
+@pytest.mark.slow  # teaches a tiny base
+def test_sequence_compares_three_ways_and_the_cost_of_the_last_request(run_benchmark: RunBenchmark) -> None:
+    rows = run_benchmark("sequence")
+    cost = rows["sequence.request_cpu"]
+    assert cost["ratio"] == cost["value"] / cost["baseline"]
+    assert cost["low"] <= cost["ratio"] <= cost["high"]
+    assert cost["low"] <= 1 <= cost["high"], "the first request is one of them"
+    for way in ("others", "neither", "recalibrated"):
+        assert {f"sequence.{way}.{what}" for what in ("recall_most", "ordinary_open", "utility_ratio")} <= rows.keys()
 
 
 def test_stack_compares_many_members_with_one_and_with_none(run_benchmark: RunBenchmark) -> None:

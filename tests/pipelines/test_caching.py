@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +294,50 @@ def test_a_relative_model_folder_is_the_same_to_workers_that_run_elsewhere(
     prepared = plan(relative)
     assert (prepared.base, prepared.retain_only) == (str(base_folder), str(base_folder))
     assert plan(recipe.replace({"model": {"path": "someone/some-model"}})).base == "someone/some-model"
+
+
+def test_what_requests_have_in_common_is_computed_once_and_linked(recipe: Recipe, prepared: Prepared, ran: list[str]) -> None:
+    """A second request adds its own rows alone, and trains as if it had a cache to itself."""
+    records = prepared.splits.forget
+    common = replace(prepared, splits=replace(prepared.splits, forget=(), retain=(*records, *prepared.splits.retain)))
+    idk = recipe.replace({"objective": {"forget": {"kind": "idk"}}})
+    requests = [
+        replace(
+            prepared,
+            splits=replace(prepared.splits, forget=own, retain=(*(r for r in records if r not in own), *prepared.splits.retain)),
+        )
+        for own in (records[:3], records[3:5])
+    ]
+    first = ensure_cache(idk, requests[0], [idk], common=common)
+    built = ran.count("build_shard")
+    second = ensure_cache(idk, requests[1], [idk], common=common)
+    assert first is not None
+    assert second is not None
+    assert ran.count("build_shard") == built + 1, "one file, of its own rows"
+    shared = plan_cache(idk, common, [idk]).folder
+    linked = [path.name for path in sorted(second.glob("*.safetensors")) if (shared / path.name).is_file()]
+    assert len(linked) > 1
+    assert all((second / name).samefile(shared / name) for name in linked)
+    assert plan_cache(idk, requests[1], [idk], common=common).num_bytes < plan_cache(idk, common, [idk]).num_bytes / 4
+    assert ensure_cache(idk, requests[1], [idk], common=common) == second
+
+    alone = ensure_cache(idk, requests[1], [idk])
+    assert alone is not None
+    adapters = []
+    for folder in (second, alone):
+        task = build_task(idk, requests[1].splits, requests[1].request, load_frozen_lm(prepared.base))
+        engine = TorchEngine(CachedPass(load_frozen_lm(prepared.base, cut=1), PrefixCache.open(folder)))
+        fit(engine, task.adapter, task.objective, task.sampler, task.optimizer)
+        adapters.append(task.adapter.state_dict())
+    for name, value in adapters[0].items():
+        torch.testing.assert_close(adapters[1][name], value, rtol=0, atol=1e-6)
+
+
+def test_a_damaged_common_file_stops_whoever_takes_it_over(recipe: Recipe, prepared: Prepared) -> None:
+    common = replace(prepared, splits=replace(prepared.splits, forget=()))
+    folder = ensure_cache(recipe, common, [recipe])
+    assert folder is not None
+    path = shard_path(folder, 0)
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(CacheError, match="damaged"):
+        ensure_cache(recipe.replace({"cache": {"mode": "auto"}}), prepared, [recipe], common=common)

@@ -168,3 +168,18 @@ def test_a_lock_that_cannot_be_released_does_not_undo_the_work(
     assert "could not be released" in caplog.text
     assert "the store is away" in caplog.text
     assert locks(store, name) == [f"lock.{name}"]
+
+
+def test_a_process_of_this_machine_that_was_killed_is_not_waited_for(store: Store, name: str) -> None:
+    code = (
+        "import os, signal, sys; from pipelines.lease import hold_lease; from pipelines.mlflow_store import Store; "
+        "from pipelines.owner import process_owner\n"
+        "held = hold_lease(Store(sys.argv[1]), sys.argv[2], process_owner(), 3600); held.__enter__()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, store.uri, name], cwd=Path(__file__).parents[2], check=False)
+    assert killed.returncode == -9
+    assert locks(store, name) == [f"lock.{name}"], "it is left behind"
+    with hold_lease(store, name, "bob", 60) as lease:
+        check_lease(store, lease)
+        assert lease.number == 2, "fenced above the one that was killed"

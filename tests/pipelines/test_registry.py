@@ -398,3 +398,20 @@ def test_a_verdict_brings_its_pages_into_the_promotion_run(
     [record] = registry.history(name)
     stored = tracker.client.download_artifacts(record.run_id, "report.html", str(tmp_path))
     assert Path(stored).read_text() == "<p>no</p>"
+
+
+def test_a_retired_champion_leaves_its_versions_and_a_record(
+    registry: Registry, tracker: Tracker, name: str, tmp_path: Path
+) -> None:
+    register(registry, tracker, name, tmp_path, count=2)
+    with registry.promotion_lock(name, "alice") as lease:
+        with pytest.raises(PromotionError, match="only a champion can be retired, got none"):
+            registry.retire(lease, Verdict("retire"))
+        registry.promote(lease, 2, GOOD, expected_champion=None)
+        assert registry.retire(lease, Verdict("retire", ("nothing is left to be served",))) == 2
+        assert registry.version_of(name, CHAMPION) is None
+        record = registry.history(name)[-1]
+        assert (record.action, record.version_from, record.version_to) == ("retire", 2, None)
+        assert record.reasons == ("nothing is left to be served",)
+        registry.promote(lease, 1, GOOD, expected_champion=None)
+    assert registry.download(name, 2, tmp_path / "into")[0] == 2

@@ -1,0 +1,40 @@
+"""Reinstate a request that was revoked: its adapter joins the stack again, as the last one, if the stack still earns it.
+
+Without an adapter it waits for `next` again. The same command goes on where another one was killed.
+"""
+
+import argparse
+
+from grun.config import Recipe
+from pipelines.console import summary
+from pipelines.ledger_verbs.steps import ledger_step
+from pipelines.sequencing.commands import on_cluster, open_work, tell
+from pipelines.sequencing.promoting import serve_stack
+
+__all__ = ["options", "run"]
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this subcommand."""
+    parser.add_argument("id", metavar="ID", help="the request")
+    parser.add_argument("--reason", metavar="TEXT", required=True, help="why, for the record")
+
+
+def run(recipe: Recipe, arguments: argparse.Namespace) -> int:
+    """Reinstate it."""
+    with open_work(recipe) as work:
+        ledger = work.ledger
+        before = ledger.state(arguments.id)
+        ledger.append("reinstated", before.id, by="-")  # refused before anything is started
+        if before.adapter is not None:
+            with on_cluster(work):
+                members = (*ledger.active, before.id)
+                served = serve_stack(work, before.id, members, done="reinstated", reason=arguments.reason)
+            return tell(work, served, f"reinstating request {before.id}", arguments)
+        work.record("reinstated", before.id, reason=arguments.reason)
+    summary(
+        f"reinstated request {before.id}",
+        {"reason": arguments.reason, "state": "pending: it was never trained"},
+        [ledger_step("next", arguments.again, "go on with the next request")],
+    )
+    return 0
