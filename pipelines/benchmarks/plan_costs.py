@@ -315,6 +315,11 @@ class Costs:
         return max(self.parts_seconds, key=lambda part: self.parts_seconds[part])
 
     @property
+    def build_fits(self) -> bool:
+        """Whether one GPU holds the whole base: what builds a cache, and what scores, runs it in one process and shards nothing."""
+        return self.workload.width_bytes * self.shape.num_parameters <= 0.9 * self.gpu.memory_bytes
+
+    @property
     def build_seconds(self) -> float:
         """Time to build the cache, computed and written; 0 without one."""
         if not self.way.cached:

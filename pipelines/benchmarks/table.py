@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipelines.benchmarks import gpu, inference, memory, overhead, quality, scale, stack, step, sweep
+from pipelines.benchmarks import gpu, inference, memory, overhead, plan, quality, scale, stack, step, sweep
 from pipelines.benchmarks.harness import Options, Report
 
 __all__ = ["BENCHMARKS", "Benchmark"]
@@ -33,5 +33,6 @@ BENCHMARKS: dict[str, Benchmark] = {
         "GRUN, LoReFT without a gate, LoRA and full fine-tuning with GD, NPO and IDK: forgetting, utility, parameters, CPU time",
         quality.run,
     ),
+    "plan": Benchmark("calculated: a step, a run and a sweep on Llamas of 8B, 70B and 405B, and where costs cross", plan.run),
     "gpu": Benchmark("a training step of Llama-3.1-8B's shape on a CUDA device", gpu.run),
 }

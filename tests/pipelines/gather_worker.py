@@ -1,4 +1,4 @@
-"""One worker of `test_plan.py`: runs steps on a sharded base, full and cached, and writes down what was gathered in the last one.
+"""One worker of `test_plan_costs.py`: runs steps on a sharded base, full and cached, and writes down what was gathered in the last one.
 
     RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 python gather_worker.py <folder>
 
@@ -49,8 +49,8 @@ class Gathers:
 
         def watched(coordinator: Any, *args: Any, **kwargs: Any) -> None:
             fetch(coordinator, *args, **kwargs)
-            matrices = [p for p in self.engine.lm.model.parameters() if len(p.ds_shape) > 1]
-            self.peak = max(self.peak, sum(p.numel() for p in matrices))
+            # between its uses a sharded one is empty
+            self.peak = max(self.peak, sum(p.numel() for p in parameters_of(self.engine) if len(p.ds_shape) > 1))
 
         with (
             patch.object(partition_parameters, "_dist_allgather_fn", counted),
@@ -70,10 +70,14 @@ def run(folder: Path, case: dict[str, Any], *, cached: bool) -> dict[str, float]
         for _ in range(STEPS):
             gathers.total = gathers.peak = 0
             engine.backward(engine.base.answers(examples, adapter).nll.mean())
-    held = sum(p.ds_tensor.numel() * p.element_size() for p in engine.lm.model.parameters() if not p.ds_persist)
-    whole = sum(p.ds_numel * p.element_size() for p in engine.lm.model.parameters() if p.ds_persist)
+    held = sum(p.ds_numel if p.ds_persist else p.ds_tensor.numel() for p in parameters_of(engine))
     engine.close()
-    return {"gathered_bytes": 4 * gathers.total, "peak_bytes": 4 * gathers.peak, "weight_bytes": held + whole}
+    return {"gathered_bytes": 4 * gathers.total, "peak_bytes": 4 * gathers.peak, "weight_bytes": 4 * held}
+
+
+def parameters_of(engine: DeepSpeedEngine) -> list[Any]:
+    """Parameters of the base, with what DeepSpeed has put on them."""
+    return list(engine.lm.model.parameters())
 
 
 def main(folder: Path) -> None:

@@ -1,38 +1,20 @@
-"""The formulas of `plan` against what they stand for: real models, counted operations, a cache that is really built, real bytes.
-
-Where a count can be exact it has to be. A tolerance is stated with its reason.
-"""
+"""The command `plan`: times by hand, crossings by what they claim, options and what is written."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
-from grun.config import AdapterConfig
-from grun.data.prompts import Example
-from grun.errors import ModelError
-from grun.interventions import Adapter, build_adapter
-from grun.lm import BaseInfo, CachedPass, FrozenLM, FullPass, Pass, PrefixCache, freeze, load_frozen_lm
-from grun.lm.cache_build import cache_bytes, cut_into_shards, finish, write_shard
-from grun.lm.prefix_cache import CacheProbe, make_spec
+from grun.errors import ConfigError, ModelError
+from pipelines.benchmark import main, parse_options
+from pipelines.benchmarks import plan_crossings as crossings
+from pipelines.benchmarks.plan import plan_costs
 from pipelines.benchmarks.plan_costs import WAYS, Costs, Way, Workload
-from pipelines.benchmarks.plan_model import read_model_shape
-from pipelines.benchmarks.plan_shapes import GPUS, MODELS, ModelShape, llama_shape
-from tests.lm.shapes import CONFIGS, DEPTH, VOCAB, WIDTH, shaped_lm
+from pipelines.benchmarks.plan_options import PlanOptions
+from pipelines.benchmarks.plan_shapes import GPUS, MODELS, Gpu, llama_shape
 
-ROOT = Path(__file__).parents[2]
 SHAPE = llama_shape(
     "small",
     num_layers=4,
@@ -43,263 +25,162 @@ SHAPE = llama_shape(
     vocab_size=160,
     context_tokens=64,
 )
-LAYERS = (1, 3)
-PROMPT, ANSWER, BATCH = 11, 5, 3
 WORK = Workload(
     forget_rows=6,
     retain_rows=6,
-    prompt_tokens=PROMPT,
-    answer_tokens=ANSWER,
-    batch_rows=BATCH,
+    prompt_tokens=11,
+    answer_tokens=5,
+    batch_rows=3,
     epochs=2,
-    edited_layers=LAYERS,
+    edited_layers=(1, 3),
     rank=4,
     width_bytes=4,
 )
 FULL, CACHED, FULL_ZERO3, CACHED_ZERO3 = WAYS
 
 
-def costs(way: Way, workers: int = 1, shape: ModelShape = SHAPE, work: Workload = WORK) -> Costs:
-    return Costs(shape, GPUS["h100"], work, way, workers, utilisation=0.5)
+class TestTime:
+    """A GPU of round numbers: all that a step moves or computes can be read off."""
 
+    GPU = Gpu("round", 1e9, 1e6, 1e6, link_bytes_per_second=1e6, network_bytes_per_second=1e3, disk_bytes_per_second=1e4)
 
-def config_of(shape: ModelShape, **more: Any) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.inner_size,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        num_key_value_heads=shape.num_key_heads,
-        max_position_embeddings=shape.context_tokens,
-        **more,
-    )
+    def costs(self, way: Way, workers: int = 1, **more: Any) -> Costs:
+        return Costs(SHAPE, replace(self.GPU, **more), WORK, way, workers, utilisation=0.5)
 
+    def test_inside_a_node_a_worker_receives_all_but_its_own_part(self) -> None:
+        # the adapter's gradient alone: in a ring over four, 2 * 3/4 of 4 bytes a weight
+        few = self.costs(FULL, 4)
+        assert few.received_bytes == 6 * few.adapter_parameters
+        assert few.network_seconds == few.received_bytes / 1e6
+        assert self.costs(FULL, 1).network_seconds == 0
 
-@pytest.fixture(scope="module")
-def lm(tokenizer: Any) -> FrozenLM:
-    """A Llama of the small shape; no token is ever looked up in the tokenizer."""
-    torch.manual_seed(0)
-    return freeze(LlamaForCausalLM(config_of(SHAPE)), tokenizer, BaseInfo("small", None, "0" * 64))
-
-
-def examples(count: int) -> list[Example]:
-    rows = torch.randint(2, SHAPE.vocab_size, (count, PROMPT + ANSWER), generator=torch.Generator().manual_seed(1))
-    return [Example(f"{n:064x}", tuple(ids), PROMPT) for n, ids in enumerate(rows.tolist())]
-
-
-def build_cache(lm: FrozenLM, folder: Path) -> PrefixCache:
-    rows = examples(WORK.forget_rows + WORK.retain_rows)
-    spec = make_spec(rows, base_digest="0" * 64, dtype="float32", template={}, cuts=[LAYERS[0]], num_layers=SHAPE.num_layers)
-    for number, shard in enumerate(cut_into_shards(rows, 8)):
-        write_shard(lm, spec, shard, folder, number, batch_size=4)
-    return PrefixCache.open_shards(folder, spec)
-
-
-@pytest.fixture(scope="module")
-def cache(lm: FrozenLM, tmp_path_factory: pytest.TempPathFactory) -> PrefixCache:
-    return build_cache(lm, tmp_path_factory.mktemp("cache"))
-
-
-def new_adapter() -> Adapter:
-    return build_adapter(
-        AdapterConfig(layers=LAYERS, rank=WORK.rank), hidden_size=SHAPE.hidden_size, num_layers=SHAPE.num_layers, seed=0
-    )
-
-
-def step(lm: FrozenLM, cache: PrefixCache, way: Way, adapter: Adapter) -> None:
-    """Forward and backward of a step's rows."""
-    base = CachedPass(lm.above(LAYERS[0]), cache) if way.cached else FullPass(lm)
-    base.answers(examples(WORK.step_rows), adapter).nll.mean().backward()
-
-
-def counted(run: Callable[[], object]) -> int:
-    """Operations of products of matrices; attention is taken apart into its products, as its fused kernels are not counted on a CPU."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        run()
-    return counter.get_total_flops()
-
-
-def adapter_flops(adapter: Adapter) -> int:
-    """Those of the adapter alone: the first edit is given states that no gradient goes back to, the others go on."""
-
-    def run() -> None:
-        for layer, gated in adapter:
-            h = torch.randn(WORK.step_rows, SHAPE.hidden_size, requires_grad=layer != LAYERS[0])
-            gated(h).hidden.sum().backward()
-
-    return counted(run)
-
-
-@pytest.mark.parametrize("way", [FULL, CACHED], ids=lambda way: way.name)
-def test_operations_of_a_step_are_those_that_torch_counts(lm: FrozenLM, cache: PrefixCache, way: Way) -> None:
-    adapter = new_adapter()
-    total = counted(lambda: step(lm, cache, way, adapter))
-    assert total - adapter_flops(adapter) == costs(way).step_flops
-
-
-def test_operations_of_building_the_cache_are_those_that_torch_counts(lm: FrozenLM, tmp_path: Path) -> None:
-    assert counted(lambda: build_cache(lm, tmp_path)) == costs(CACHED).build_flops
-
-
-def saved_bytes(run: Callable[[], object], weights: Iterable[Tensor]) -> int:
-    """Bytes that autograd keeps for the backward pass, every storage once, weights left out."""
-    kept: dict[int, int] = {}
-    held: list[Tensor] = []  # or an address would be given out again
-    left_out = {weight.untyped_storage().data_ptr() for weight in weights}
-
-    def pack(tensor: Tensor) -> Tensor:
-        held.append(tensor)
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in left_out:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        held.append(run())  # type: ignore[arg-type] # keeps the graph
-    return sum(kept.values())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("way", [FULL, CACHED], ids=lambda way: way.name)
-def test_a_step_keeps_the_bytes_that_autograd_keeps(way: Way, dtype: torch.dtype, tokenizer: Any, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config_of(SHAPE)).to(dtype)
-    lm = freeze(model, tokenizer, BaseInfo("small", None, "0" * 64))
-    work = replace(WORK, width_bytes=dtype.itemsize)
-    rows, adapter = examples(work.step_rows), new_adapter()
-    if way.cached:
-        base: Pass = CachedPass(lm.above(LAYERS[0]), build_cache(lm, tmp_path))
-    else:
-        # one row is shorter: padding needs a mask, and with a mask attention repeats its keys
-        rows[0], base = Example(rows[0].digest, rows[0].ids[1:], PROMPT - 1), FullPass(lm)
-    found = saved_bytes(lambda: base.answers(rows, adapter).nll, [*model.parameters(), *adapter.parameters()])
-    edits = [torch.zeros(work.step_rows, SHAPE.hidden_size, dtype=dtype, requires_grad=True) for _ in LAYERS]
-    found -= saved_bytes(lambda: [g(h).hidden for (_, g), h in zip(adapter, edits, strict=True)], adapter.parameters())
-    logits = 4 * work.step_rows * ANSWER * SHAPE.vocab_size
-    # up to 6 % more: rotary angles, masks, sums of attention, which do not grow with a model's width as the rest does
-    assert 1.0 <= found / (costs(way, work=work).saved_bytes + logits) <= 1.06
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_parameters_are_those_of_the_model_that_its_configuration_builds(name: str) -> None:
-    shape = MODELS[name]
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config_of(shape, tie_word_embeddings=False))
-    assert shape.num_parameters == sum(p.numel() for p in model.parameters())
-    assert shape.block_parameters == sum(p.numel() for p in model.model.layers[0].parameters())
-    # as the sizes are called: 8, 70 and 405 billion
-    assert round(shape.num_parameters / 1e9) == pytest.approx(float(name[:-1]), abs=1)
-
-
-def test_parameters_of_the_adapter_are_those_of_the_one_that_is_built() -> None:
-    assert costs(FULL).adapter_parameters == sum(p.numel() for p in new_adapter().parameters())
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_the_shape_of_a_folder_is_that_of_its_model(name: str, tmp_path: Path) -> None:
-    lm = shaped_lm(name)
-    lm.model.config.save_pretrained(tmp_path)
-    shape = read_model_shape(tmp_path)
-    assert shape.num_parameters == sum(p.numel() for p in lm.model.parameters())
-    assert (shape.num_layers, shape.hidden_size, shape.vocab_size) == (DEPTH, WIDTH, VOCAB)
-    forward = counted(lambda: lm.model(torch.arange(2, 7)[None]))
-    attention = 4 * shape.query_size * 5 * 5
-    products = 2 * 5 * shape.block_matrix_parameters
-    print(forward, shape.num_layers * (products + attention) + 2 * 5 * shape.head_parameters)
-    assert forward == shape.num_layers * (products + attention) + 2 * 5 * shape.head_parameters
-
-
-def test_a_model_of_experts_is_refused(tmp_path: Path) -> None:
-    AutoConfig.for_model(
-        "mixtral", hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
-    ).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="blocks that are all alike and dense, got Mixtral"):
-        read_model_shape(tmp_path)
-
-
-def test_bytes_of_a_cache_are_those_of_the_one_that_is_built(lm: FrozenLM, cache: PrefixCache) -> None:
-    stored = sum(t.nbytes for path in cache.folder.glob("*.safetensors") for t in load_file(path).values())
-    planned = costs(CACHED)
-    assert stored == planned.cache_bytes
-    assert stored == cache_bytes(cache.spec, key_value_size=SHAPE.key_value_size, hidden_size=SHAPE.hidden_size)
-    row = cache.row(examples(1)[0])
-    layers = range(LAYERS[0] + 1, SHAPE.num_layers)
-    read = [*(t for layer in layers for t in row.keys_values(layer)), row.states(LAYERS[0]), row.reference_nll]
-    assert sum(t.numel() * t.element_size() for t in read) == planned.cached_row_bytes
-    assert planned.read_step_bytes == 2 * BATCH * planned.cached_row_bytes
-
-
-def test_weights_are_those_that_the_memory_benchmark_measured() -> None:
-    measured = json.loads((ROOT / "results/benchmark/memory.json").read_text(encoding="utf-8"))
-    held = {row["name"]: row["value"] for row in measured["rows"]}
-    geometry = measured["workload"]["geometry"]
-    shape = llama_shape(
-        "measured",
-        num_layers=geometry["num_layers"],
-        hidden_size=geometry["hidden_size"],
-        inner_size=geometry["hidden_size"] * 8 // 3,
-        num_heads=geometry["num_heads"],
-        num_key_heads=geometry["num_heads"],
-        vocab_size=geometry["vocab_size"],
-        context_tokens=geometry["context"],
-    )
-    work = replace(WORK, edited_layers=AdapterConfig().resolve_layers(shape.num_layers))
-    assert shape.num_parameters == measured["workload"]["parameters"]
-    for way, workers in ((FULL, 1), (CACHED, 1), (CACHED_ZERO3, 2)):
-        planned = costs(way, workers, shape, work)
-        assert planned.weight_bytes / 1e6 == pytest.approx(held[f"memory.{way.name}.base"], rel=1e-6)
-
-
-@pytest.mark.slow  # two processes import and set up DeepSpeed
-def test_two_workers_gather_and_hold_what_is_calculated(tokenizer: Any, tmp_path: Path) -> None:
-    shape, layers = replace(SHAPE, num_layers=8), (2, 5)
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config_of(shape))
-    model.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    lm = load_frozen_lm(str(tmp_path / "base"))
-    rows = examples(4)
-    spec = make_spec(rows, base_digest="0" * 64, dtype="float32", template={}, cuts=layers[:1], num_layers=shape.num_layers)
-    write_shard(lm, spec, rows, tmp_path / "cache", 0, batch_size=4)
-    finish(tmp_path / "cache", spec, CacheProbe(loss_difference=0, gradient_rel_error=0))
-    case = {"layers": layers, "examples": [(row.digest, row.ids, row.num_prompt_tokens) for row in rows]}
-    (tmp_path / "case.json").write_text(json.dumps(case), encoding="utf-8")
-    run_workers(Path(__file__).with_name("gather_worker.py"), tmp_path, world_size=2)
-    largest = 4 * shape.hidden_size * shape.inner_size
-    for rank in (0, 1):
-        found = json.loads((tmp_path / f"gathered-{rank}.json").read_text(encoding="utf-8"))
-        for way in (FULL_ZERO3, CACHED_ZERO3):
-            planned, measured = costs(way, 2, shape, replace(WORK, edited_layers=layers)), found[way.name]
-            assert measured["weight_bytes"] == planned.weight_bytes
-            # whole matrices are gathered, so the limit is met to within one of them
-            assert abs(measured["gathered_bytes"] - planned.gathered_step_bytes) <= largest
-            assert 4 * planned.live_parameters - largest <= measured["peak_bytes"] <= planned.gathered_bytes
-
-
-def run_workers(script: Path, folder: Path, *, world_size: int) -> None:
-    shared = {"WORLD_SIZE": str(world_size), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(folder)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+    def test_between_nodes_each_receives_what_it_lacks_once_over_all_its_adapters(self) -> None:
+        # 16 workers on two nodes: half of everything, over eight adapters of 1e3 bytes a second
+        many = self.costs(FULL_ZERO3, 16)
+        everything = many.gathered_step_bytes + 8 * many.adapter_parameters
+        assert many.network_seconds == pytest.approx(everything / 2 / 8e3)
+        # with fast adapters the links inside a node are what counts
+        assert self.costs(FULL_ZERO3, 16, network_bytes_per_second=1e9).network_seconds == pytest.approx(
+            everything * 15 / 16 / 1e6
         )
-        for rank in range(world_size)
-    ]
-    try:
-        said = [worker.communicate(timeout=300)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-    for worker, lines in zip(workers, said, strict=True):
-        assert worker.returncode == 0, lines[-3000:]
+
+    def test_a_step_takes_as_long_as_its_longest_part(self) -> None:
+        cached = self.costs(CACHED, 2)
+        # three of six rows each; half of 1e6 operations a second, and a disk of 1e4 bytes a second
+        assert cached.compute_seconds == cached.step_flops / 2 / 0.5e6
+        assert cached.storage_seconds == 3 * cached.cached_row_bytes / 1e4
+        assert (cached.step_seconds, cached.bound_by) == (cached.compute_seconds, "compute")
+        slow = self.costs(CACHED, 2, disk_bytes_per_second=1e3)
+        assert (slow.step_seconds, slow.bound_by) == (3 * slow.cached_row_bytes / 1e3, "storage")
+        assert (self.costs(FULL).storage_seconds, self.costs(FULL).build_seconds) == (0, 0)
+
+    def test_weights_are_read_forward_and_above_the_cut_backward(self) -> None:
+        # two of four blocks are above; the head is read twice
+        block, head = SHAPE.block_matrix_parameters, SHAPE.head_parameters
+        assert self.costs(FULL).weight_seconds == 4 * (6 * block + 2 * head) / 1e6
+        assert self.costs(CACHED).weight_seconds == 4 * (4 * block + 2 * head) / 1e6
+
+    def test_a_sweep_builds_once(self) -> None:
+        cached = self.costs(CACHED, 2)
+        assert WORK.num_steps == 4  # six rows to forget, three a step, two epochs
+        assert cached.gpu_hours(3) * 3600 == pytest.approx(2 * (cached.build_seconds + 3 * 4 * cached.step_seconds))
 
 
-def test_the_calculator_is_free_of_torch() -> None:
-    program = "import sys, pipelines.benchmarks.plan_costs; print('torch' in sys.modules, 'transformers' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
+class TestCrossings:
+    """Each is where it says: at the crossing both sides are equal, or one more is too many."""
+
+    WORK = Workload(1000, 9000, 512, 128, 16, 60, (20, 25, 31), 4)
+
+    def costs(self, way: Way, workers: int = 8) -> Costs:
+        return Costs(MODELS["8b"], GPUS["h100"], self.WORK, way, workers, utilisation=0.5)
+
+    def with_disk(self, bytes_per_second: float) -> Costs:
+        cached = self.costs(CACHED)
+        return replace(cached, gpu=replace(cached.gpu, disk_bytes_per_second=bytes_per_second))
+
+    def test_a_cache_has_paid_when_both_have_taken_as_long(self) -> None:
+        full, cached = self.costs(FULL), self.costs(CACHED)
+        epochs = crossings.epochs_to_repay(full, cached)
+        assert epochs is not None
+        steps = epochs * -(-1000 // 16)
+        assert cached.build_seconds + steps * cached.step_seconds == pytest.approx(steps * full.step_seconds)
+        assert crossings.epochs_to_repay(full, self.with_disk(1e6)) is None
+
+    def test_a_disk_that_keeps_up_and_one_that_breaks_even(self) -> None:
+        full, cached = self.costs(FULL), self.costs(CACHED)
+        enough = self.with_disk(crossings.disk_to_keep_up(cached))
+        assert enough.storage_seconds == pytest.approx(enough.compute_seconds)
+        slow = self.with_disk(crossings.disk_to_break_even(full, cached))
+        assert slow.step_seconds == pytest.approx(full.step_seconds)
+
+    def test_gathers_hide_behind_as_many_rows(self) -> None:
+        sharded = self.costs(CACHED_ZERO3)
+        rows = crossings.rows_to_hide_gathers(sharded)
+        few, many = (replace(sharded, workload=replace(self.WORK, batch_rows=int(n) * 8 // 2)) for n in (rows - 1, rows + 1))
+        assert few.bound_by == "network"
+        assert many.bound_by != "network"
+
+    def test_one_worker_less_or_one_token_more_does_not_fit(self) -> None:
+        shape = MODELS["70b"]
+        sharded = replace(self.costs(CACHED_ZERO3), shape=shape, workload=replace(self.WORK, edited_layers=(50, 62, 77)))
+        least, longest = crossings.least_workers(sharded), crossings.longest_prompt(sharded)
+        assert least is not None
+        assert longest is not None
+        assert replace(sharded, workers=least).fits
+        assert not replace(sharded, workers=least // 2).fits
+        fits = [replace(sharded, workload=replace(sharded.workload, prompt_tokens=n)).fits for n in (longest, longest + 1)]
+        assert fits == [True, False]
+        assert crossings.least_workers(replace(sharded, shape=MODELS["405b"], way=FULL)) is None
+
+    def test_rows_on_a_node_fill_its_disks(self) -> None:
+        cached = self.costs(CACHED)
+        rows = crossings.rows_on_a_node(cached)
+        assert rows * cached.cached_row_bytes <= 8 * cached.gpu.disk_bytes < (rows + 1) * cached.cached_row_bytes
+
+
+class TestCommand:
+    def test_it_writes_what_it_calculates(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["plan", "--gpu", "b200", "--trials", "4", "--output", str(tmp_path)]) == 0
+        values = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
+        assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+        assert len(values["records"]) == 12
+        record = next(r for r in values["records"] if (r["model"], r["way"]) == ("70b", "cached_zero3"))
+        planned = plan_costs(MODELS["70b"], PlanOptions(gpu="b200", trials=4))["cached_zero3"]
+        assert record["sweep_gpu_hours"] == planned.gpu_hours(4)
+        assert record["step_flops"] == planned.step_flops
+        assert values["workload"]["crossings"].keys() == {"8b", "70b", "405b"}
+        said = capsys.readouterr().out
+        assert "cached_zero3" in said
+        assert "! does not fit one b200" in said
+
+    def test_a_model_of_ones_own(self, base_folder: Path, tmp_path: Path) -> None:
+        argv = ["plan", "--model.path", str(base_folder), "--prompt_tokens", "20", "--answer_tokens", "8"]
+        argv += ["--adapter.relative_depths", "0.5", "--output", str(tmp_path)]
+        assert main(argv) == 0
+        records = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))["records"]
+        assert {record["model"] for record in records} == {base_folder.name}
+        assert {tuple(record["edited_layers"]) for record in records} == {(2,)}
+
+    @pytest.mark.parametrize(
+        ("argv", "message"),
+        [
+            (["plan", "--gpu", "h101"], r"`--gpu`: .*'h100'.*, got 'h101'; `--help`"),
+            (["plan", "--train.num_workers", "0"], "`--train.num_workers`: .*greater than 0, got '0'"),
+            (["plan", "--train.num_workers", "3"], "must be a multiple of `--train.num_workers`, got 16 and 3"),
+            (["plan", "--adapter.relative_depths", "0.5,0.2"], "increasing numbers from 0 to below 1.*got '0.5,0.2'"),
+            (["plan", "--utilisation", "1.5"], "`--utilisation`: .*less than or equal to 1, got '1.5'"),
+            (["step", "--trials", "2"], "`--trials` belongs to `plan` alone, got it with `step`"),
+        ],
+    )
+    def test_a_wrong_option_is_refused(self, argv: list[str], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            parse_options(argv)
+
+    def test_a_row_beyond_the_context_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="must fit the context of 8b, 131072 tokens, got 131073"):
+            main(["plan", "--prompt_tokens", "131000", "--answer_tokens", "73", "--output", str(tmp_path)])
+        assert not (tmp_path / "plan.json").exists()
+
+    def test_a_folder_without_a_model_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match=r"must be a folder with a config\.json"):
+            main(["plan", "--model.path", str(tmp_path / "nowhere"), "--output", str(tmp_path)])
