@@ -132,14 +132,14 @@ def _summary(record: Mapping[str, Any]) -> dict[str, str]:
         "model": record["model"],
         "way": record["way"],
         "memory GB": f"{record['memory_bytes'] / 1e9:.1f}{'' if record['fits'] else ' !'}",
-        "PFLOP": f"{record['step_flops'] / 1e15:.3g}",
-        **{f"{part} ms": f"{record[f'{part}_seconds'] * 1e3:.3g}" for part in ("compute", "weights", "network", "storage")},
-        "step ms": f"{record['step_seconds'] * 1e3:.3g}",
+        "PFLOP": _short(record["step_flops"] / 1e15),
+        **{f"{part} ms": _short(record[f"{part}_seconds"] * 1e3) for part in ("compute", "weights", "network", "storage")},
+        "step ms": _short(record["step_seconds"] * 1e3),
         "bound by": record["bound_by"],
-        "cache TB": f"{record['cache_bytes'] / 1e12:.3g}",
-        "build s": f"{record['build_seconds']:.3g}{' !' if record['build_seconds'] and not record['build_fits'] else ''}",
-        "run GPU h": f"{record['run_gpu_hours']:.3g}",
-        "sweep GPU h": f"{record['sweep_gpu_hours']:.3g}",
+        "cache TB": _short(record["cache_bytes"] / 1e12),
+        "build s": f"{_short(record['build_seconds'])}{' !' if record['build_seconds'] and not record['build_fits'] else ''}",
+        "run GPU h": _short(record["run_gpu_hours"]),
+        "sweep GPU h": _short(record["sweep_gpu_hours"]),
     }
 
 
@@ -151,7 +151,7 @@ def _shown(model: str, met: Mapping[str, float | None]) -> dict[str, str]:
 
     def short(name: str, unit: float = 1.0) -> str:
         value = met[name]
-        return "never" if value is None else f"{value / unit:.2g}"
+        return "never" if value is None else _short(value / unit, digits=2)
 
     return {
         "model": model,
@@ -164,6 +164,11 @@ def _shown(model: str, met: Mapping[str, float | None]) -> dict[str, str]:
         "to break even": short("disk_to_break_even_bytes_per_second", 1e9),
         "rows a GPU to hide gathers": f"{short('rows_to_hide_gathers_full')}/{short('rows_to_hide_gathers_cached')}",
     }
+
+
+def _short(value: float, digits: int = 3) -> str:
+    """A few digits, and no powers of ten for large numbers."""
+    return f"{value:.{digits}g}" if value < 10**digits else f"{float(f'{value:.{digits}g}'):,.0f}"
 
 
 def _aligned(lines: Sequence[Mapping[str, str]]) -> str:

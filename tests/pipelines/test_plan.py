@@ -1,6 +1,7 @@
 """The command `plan`: times by hand, crossings by what they claim, options and what is written."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from grun.errors import ConfigError, ModelError
 from pipelines.benchmark import main, parse_options
 from pipelines.benchmarks import plan_crossings as crossings
-from pipelines.benchmarks.plan import plan_costs
+from pipelines.benchmarks.plan import plan_costs, run
 from pipelines.benchmarks.plan_costs import WAYS, Costs, Way, Workload
 from pipelines.benchmarks.plan_options import PlanOptions
 from pipelines.benchmarks.plan_shapes import GPUS, MODELS, Gpu, llama_shape
@@ -184,3 +185,17 @@ class TestCommand:
     def test_a_folder_without_a_model_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"must be a folder with a config\.json"):
             main(["plan", "--model.path", str(tmp_path / "nowhere"), "--output", str(tmp_path)])
+
+
+SCALING = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
+TABLES = re.findall(r"```sh\npython pipelines/benchmark\.py (plan[^\n]*)\n```\n\n```text\n(.*?)```", SCALING, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(("command", "table"), TABLES, ids=[command for command, _table in TABLES])
+def test_the_tables_of_the_page_on_scaling_are_what_its_commands_print(command: str, table: str) -> None:
+    _name, options = parse_options(command.split())
+    assert run(options).table == table
+
+
+def test_every_table_of_the_page_on_scaling_is_checked() -> None:
+    assert len(TABLES) == SCALING.count("```text") == 6
