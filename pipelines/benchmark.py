@@ -20,6 +20,7 @@ import torch
 from grun.errors import ConfigError, near_miss
 from pipelines.benchmarks.harness import Options, Report, Row
 from pipelines.benchmarks.machine import commit, machine, versions
+from pipelines.benchmarks.plan_options import add_plan_options, parse_plan_options
 from pipelines.benchmarks.table import BENCHMARKS
 from pipelines.cli import run_command
 from pipelines.console import check_writable, result, summary
@@ -83,6 +84,7 @@ def parse_options(argv: Sequence[str] | None = None) -> tuple[str, Options]:
         help="where results go; models and caches go to `work` in it [default: results/benchmark]",
     )
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
+    add_plan_options(parser)
     values = parser.parse_args(argv)
     if values.name not in BENCHMARKS:
         got = "none" if values.name is None else f"{values.name!r}{near_miss(values.name, BENCHMARKS)}"
@@ -94,7 +96,8 @@ def parse_options(argv: Sequence[str] | None = None) -> tuple[str, Options]:
             f"`--data.kind` is an option of {' and '.join(f'`{name}`' for name in _ON_EITHER)}, got it with `{values.name}`; leave it out"
         )
     kind: Literal["testbed", "tofu"] = values.data_kind or "testbed"
-    return values.name, Options(values.data, values.output, values.repeats, values.tiny, kind)
+    plan = parse_plan_options(vars(values), values.name)
+    return values.name, Options(values.data, values.output, values.repeats, values.tiny, kind, plan)
 
 
 def write_report(name: str, report: Report, options: Options, command: Sequence[str]) -> tuple[Path, Path]:

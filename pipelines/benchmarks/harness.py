@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from matplotlib.figure import Figure
 
+from pipelines.benchmarks.plan_options import PlanOptions
 from pipelines.console import progress
 
 __all__ = ["Options", "Report", "Row", "Seconds", "compare", "cost", "interleave", "plain", "timed"]
@@ -36,6 +37,8 @@ class Options:
     """Toy sizes: whether it runs, and not what it costs."""
     data_kind: Literal["testbed", "tofu"] = "testbed"
     """Which data `quality` and `sequence` are measured on; the others say for themselves."""
+    plan: PlanOptions = field(default_factory=PlanOptions)
+    """What `plan` calculates."""
 
     @property
     def work(self) -> Path:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipelines.benchmarks import gpu, inference, memory, overhead, quality, scale, sequence, serve, stack, step, sweep
+from pipelines.benchmarks import gpu, inference, memory, overhead, plan, quality, scale, sequence, serve, stack, step, sweep
 from pipelines.benchmarks.harness import Options, Report
 
 __all__ = ["BENCHMARKS", "Benchmark"]
@@ -38,5 +38,6 @@ BENCHMARKS: dict[str, Benchmark] = {
         "six requests one after another: forgetting, utility, false opens and CPU time, three ways to keep their gates apart",
         sequence.run,
     ),
+    "plan": Benchmark("calculated: a step, a run and a sweep on Llamas of 8B, 70B and 405B, and where costs cross", plan.run),
     "gpu": Benchmark("a training step of Llama-3.1-8B's shape on a CUDA device", gpu.run),
 }
