@@ -1,5 +1,6 @@
 """The whole pipeline on a small testbed: sweep, promote from the registry, load back, roll back. Real Ray, DeepSpeed and MLflow."""
 
+import html
 import json
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def test_the_best_adapter_carries_a_certificate_into_the_registry(swept: Path, o
     assert point.report.value("gate/record_open_upper") <= 0.2
     tags = tracker(options).client.get_model_version(NAME, "1").tags
     assert tags["certificate_sentence"] == certificate.sentence
-    assert f"Certificate: {certificate.sentence}" in (swept / "report.html").read_text()
+    assert f"Certificate: {certificate.sentence}" in html.unescape((swept / "report.html").read_text())
     assert Certificate.model_validate_json(tags["certificate"]) == certificate
     assert float(tags["certificate_check_bound"]) == certificate.check.upper_bound <= float(tags["certificate_alpha"]) == 0.2
 
