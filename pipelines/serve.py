@@ -68,6 +68,14 @@ def _state(health: dict[str, Any]) -> dict[str, str]:
     return {"champion": shown, **({"digest": champion["digest"]} if champion else {}), **({"trouble": error} if error else {})}
 
 
+def _next(recipe: Recipe, health: dict[str, Any], again: str) -> str:
+    """How the champion of what is served is moved: by the ledger, or by promotion; by the ledger too where there is none yet."""
+    champion = health["champion"]
+    if champion and champion["model"] != recipe.ledger_model:
+        return next_step("promote", again, "move the champion; the server follows")
+    return next_step("request", again, "move the champion; the server follows", "next")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb."""
     recipe, options = parse_command("Serve the registry's champion, OpenAI-compatible, until Ctrl-C.", argv)
@@ -81,16 +89,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             application = deployment_of(recipe, needs_key=not is_loopback(config.host))
             handle: Any = serve.run(application, name=_APPLICATION, route_prefix="/")
+            health = handle.started.remote().result()
             address = f"http://{config.host if ':' not in config.host else f'[{config.host}]'}:{config.port}"
             summary(
                 f"serving at {address}/v1",
                 {
-                    **_state(handle.started.remote().result()),
+                    **_state(health),
                     "key": f"the one in {API_KEY}" if key else "none: this machine alone may ask",
                     "health": f"{address}/healthz",
                     "metrics": f"{address}/metrics",
                 },
-                [next_step("promote", options.again, "move the champion; the server follows")],
+                [_next(recipe, health, options.again)],
             )
             while True:
                 time.sleep(3600)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from grun.config import Recipe
 from grun.errors import ConfigError
-from pipelines.serve import main
+from pipelines.serve import _next, main
 from pipelines.serving.app import application
 from pipelines.serving.limits import API_KEY, read_key
 
@@ -57,3 +58,16 @@ def test_a_replica_that_needs_a_key_does_not_start_without(monkeypatch: pytest.M
         read_key(required=True)
     monkeypatch.setenv(API_KEY, "k")
     assert read_key(required=True) == "k"
+
+
+@pytest.mark.parametrize(
+    ("model", "command"),
+    [
+        ("grun-demo", "pipelines/promote.py"),
+        ("grun-ledger-demo", "pipelines/request.py next"),
+        (None, "pipelines/request.py next"),
+    ],
+)
+def test_the_champion_of_a_ledger_is_moved_by_the_ledger(model: str | None, command: str) -> None:
+    health = {"champion": model and {"model": model}}
+    assert _next(Recipe(), health, "--seed 1").startswith(f"python {command} --seed 1 ")
