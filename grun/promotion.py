@@ -35,6 +35,10 @@ class PromotionDecision:
     reasons: tuple[str, ...]
     """Each states metric, value and bound."""
 
+    def rows(self) -> dict[str, str]:
+        """The reasons as lines of a summary."""
+        return {f"reason {number}": reason for number, reason in enumerate(self.reasons, start=1)}
+
 
 @dataclass(frozen=True)
 class _Criterion:

@@ -10,13 +10,14 @@ from grun.certificate import Certificate
 from grun.config import NoGateConfig, Recipe
 from grun.errors import DataError
 from grun.evaluation.calibration import certify, holdout_halves, records_needed
+from grun.ledger import CertificateDetails
 from pipelines.calibrating import read_ordinary
 from pipelines.console import note
 from pipelines.prepared import Prepared, read_prepared
 from pipelines.scoring import make_scorer
 from pipelines.tasks import HelperTask, run_tasks
 
-__all__ = ["certificate_row", "certified", "certify_adapter", "check_calibration", "no_certificate"]
+__all__ = ["certificate_row", "certified", "certify_adapter", "check_calibration", "no_certificate", "promise"]
 
 
 def no_certificate(recipe: Recipe, prepared: Prepared, threshold: float | None) -> str | None:
@@ -137,6 +138,11 @@ def certify_adapter(
     copy_adapter(adapter_folder, target, gate_threshold=threshold, certificate=certificate)
 
 
-def certificate_row(certificate: Certificate | None) -> dict[str, str]:
-    """What an adapter's certificate promises, as a line of a summary."""
-    return {"certificate": "none: nothing is promised about ordinary prompts" if certificate is None else certificate.sentence}
+def promise(certificate: Certificate | CertificateDetails | None) -> str:
+    """What is promised about ordinary prompts, in a sentence."""
+    return "none: nothing is promised about ordinary prompts" if certificate is None else certificate.sentence
+
+
+def certificate_row(certificate: Certificate | CertificateDetails | None) -> dict[str, str]:
+    """The same as a line of a summary."""
+    return {"certificate": promise(certificate)}

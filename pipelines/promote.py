@@ -102,7 +102,7 @@ def _judge(recipe: Recipe, prepared: Prepared, registry: Registry, lease: Lease,
     summary(
         f"{decision.decision.value}: version {version} of {name}",
         {
-            **{f"reason {index}": reason for index, reason in enumerate(decision.reasons, start=1)},
+            **decision.rows(),
             "identity": f"{identical} of {closed} held-out ordinary prompts with closed gates have bit-identical logits",
             **certificate_row(report.certificate),
             "verdict": report.verdict.sentence if report.verdict else "none",

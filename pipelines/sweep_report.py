@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from grun.config import Recipe
 from grun.evaluation.figures import gate_histogram, pareto_figure, threshold_figure
 from grun.evaluation.scores import read_rows
-from pipelines.certifying import certificate_row
+from pipelines.certifying import certificate_row, promise
 from pipelines.cli import next_step
 from pipelines.console import summary
 from pipelines.scoring import threshold_key
@@ -113,7 +113,7 @@ def _render(recipe: Recipe, space: Space, outcome: SweepOutcome, figures: dict[s
         recipe=recipe,
         space=space,
         chosen=outcome.chosen,
-        certificate=certificate_row(outcome.chosen.report.certificate)["certificate"],
+        certificate=promise(outcome.chosen.report.certificate),
         trials=[_row(point) for point in _best_of_trials(outcome)],
         failed=[trial for trial in outcome.trials if trial.failure],
         front=[_row(point) for point in outcome.front],

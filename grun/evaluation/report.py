@@ -6,18 +6,17 @@ refuses a null, and one that the report does not have.
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from grun import __version__
 from grun.certificate import Certificate
 from grun.config.base import Config
 from grun.errors import DataError, near_miss
 from grun.evaluation.attacks import AttackResult
+from grun.evaluation.report_file import ReportFile
 from grun.evaluation.report_parts import Cost, GateHistogram, Provenance, ThresholdPoint, Verdict
-from grun.evaluation.scores import write_atomically
 
 __all__ = ["Direction", "EvalReport", "Metric", "Role"]
 
@@ -56,7 +55,7 @@ class Metric(Config):
         return _BETTER[self.direction]
 
 
-class EvalReport(Config):
+class EvalReport(ReportFile):
     """What an adapter, or a base alone, was measured to do."""
 
     schema_version: Literal[2] = 2
@@ -134,36 +133,12 @@ class EvalReport(Config):
             raise DataError(f"`{name}` must be a finite number, got null; look at the rows it was computed from")
         return value
 
-    def save(self, path: Path) -> None:
-        """Write the report as JSON, atomically.
-
-        Raises:
-            DataError: the folder cannot be written to.
-        """
-        write_atomically(path, self.model_dump_json(indent=2) + "\n")
-
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            DataError: the file is missing or is not a report.
-        """
+    def upgraded(cls, content: bytes) -> bytes:
+        """A report of version 1 as one of version 2, which lacks what came since; anything else as it is."""
         try:
-            return cls.model_validate_json(_upgraded(path.read_bytes()), strict=True)
-        except OSError as error:
-            raise DataError(f"a report must be a readable file, got {str(path)!r} ({error.strerror}); check the path") from None
-        except ValidationError as error:
-            [first, *_] = error.errors(include_url=False)
-            field = ".".join(map(str, first["loc"])) or "the file"
-            raise DataError(f"{str(path)!r} is not a report: {field}: {first['msg']}; evaluate again") from None
-
-
-def _upgraded(content: bytes) -> bytes:
-    """A report of version 1 as one of version 2, which lacks what came since; anything else as it is."""
-    try:
-        values = json.loads(content)
-    except ValueError:
-        return content
-    is_old = isinstance(values, dict) and values.get("schema_version") == 1
-    return json.dumps({**values, "schema_version": 2}).encode() if is_old else content
+            values = json.loads(content)
+        except ValueError:
+            return content
+        is_old = isinstance(values, dict) and values.get("schema_version") == 1
+        return json.dumps({**values, "schema_version": 2}).encode() if is_old else content

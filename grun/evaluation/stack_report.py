@@ -9,18 +9,16 @@ members' certificates, which promises sum_i alpha_i at confidence 1 - sum_i delt
 """
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from grun import __version__
 from grun.certificate import Certificate
 from grun.config import CompositionConfig
 from grun.config.base import Config
-from grun.errors import DataError
 from grun.evaluation.gate_separation import clopper_pearson_upper
-from grun.evaluation.scores import write_atomically
+from grun.evaluation.report_file import ReportFile
 
 __all__ = ["MemberReport", "StackReport", "growths"]
 
@@ -52,8 +50,10 @@ class MemberReport(Config):
     """What its adapter promises about ordinary prompts."""
 
 
-class StackReport(Config):
+class StackReport(ReportFile):
     """What a stack was measured to do."""
+
+    called: ClassVar[str] = "a report of a stack"
 
     schema_version: Literal[1] = 1
     """Layout of this file."""
@@ -149,30 +149,6 @@ class StackReport(Config):
             ),
             "certificates together": self.union_sentence,
         }
-
-    def save(self, path: Path) -> None:
-        """Write the report as JSON, atomically.
-
-        Raises:
-            DataError: the folder cannot be written to.
-        """
-        write_atomically(path, self.model_dump_json(indent=2) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            DataError: the file is missing or is not a report of a stack.
-        """
-        try:
-            return cls.model_validate_json(path.read_bytes(), strict=True)
-        except OSError as error:
-            raise DataError(f"a report must be a readable file, got {str(path)!r} ({error.strerror}); check the path") from None
-        except ValidationError as error:
-            [first, *_] = error.errors(include_url=False)
-            field = ".".join(map(str, first["loc"])) or "the file"
-            raise DataError(f"{str(path)!r} is not a report of a stack: {field}: {first['msg']}; evaluate again") from None
 
 
 def _member_line(member: MemberReport, num_ordinary: int) -> str:

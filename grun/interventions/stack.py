@@ -89,14 +89,19 @@ class AdapterStack(nn.Module):
             (member.request_id, layer) for layer in self.layers for member in self.members if layer in member.adapter.gated_layers
         )
 
+    @property
+    def thresholds(self) -> tuple[float | None, ...]:
+        """Gate threshold of each of the :attr:`columns`; None where the gate is soft."""
+        own = {member.request_id: member.threshold for member in self.members}
+        return tuple(own[request_id] for request_id, _layer in self.columns)
+
     def opened(self, gate_logits: Tensor, threshold: float | None = None) -> Tensor | None:
         """Return (B,) where a gate reaches its threshold, from gate logits (B, K); None where a member's gates are soft.
 
         Args:
             threshold: takes the place of every member's own.
         """
-        own = {member.request_id: member.threshold for member in self.members}
-        thresholds = [own[request_id] if threshold is None else threshold for request_id, _layer in self.columns]
+        thresholds = self.thresholds if threshold is None else (threshold,) * gate_logits.shape[-1]
         if None in thresholds:
             return None
         return (gate_logits.sigmoid() >= torch.tensor(thresholds, device=gate_logits.device)).any(-1)

@@ -10,8 +10,9 @@ nobody needs any more.
 Shapes: B sequences, T tokens read so far with padding, V vocabulary, L gate columns.
 """
 
+import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,11 +108,17 @@ def _forward(lm: FrozenLM, input_ids: Tensor, mask: Tensor, cache: DynamicCache)
     """Logits (B, V) at the last of some new tokens (B, N), whose mask (B, T) covers what was read before as well."""
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
     # some families count positions by themselves
-    known = inspect.signature(lm.model.forward).parameters
+    known = _parameters(type(lm.model).forward)
     more = {name: value for name, value in {"position_ids": positions, "logits_to_keep": 1}.items() if name in known}
     logits = lm.model(input_ids=input_ids, attention_mask=mask, past_key_values=cache, use_cache=True, **more).logits
     assert isinstance(logits, Tensor)
     return logits[:, -1]
+
+
+@functools.cache
+def _parameters(forward: Callable[..., Any]) -> frozenset[str]:
+    """Names of what the forward pass of a family takes; kept, as every token asks."""
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def _layers(cache: DynamicCache) -> Any:

@@ -5,7 +5,7 @@ The edits act at prefill only, but their hooks stay attached while decoding, and
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +16,13 @@ from torch import nn
 from grun.config import PromptConfig
 from grun.data.prompts import PromptEncoder
 from grun.data.records import QARecord
+from grun.data.splits import Splits
 from grun.lm import FrozenLM, IntervenedLM
 from pipelines.benchmarks.figures import ratio_figure
 from pipelines.benchmarks.harness import Options, Report, Row, Seconds, compare, cost, interleave
 from pipelines.benchmarks.workload import Geometry, make_recipe, make_tokenizer, new_lm, new_training, read_rows
 
-__all__ = ["BATCHES", "Generation", "generation", "never_end", "run"]
+__all__ = ["BATCHES", "Generation", "generate_with", "run"]
 
 BATCHES = (1, 32)
 """Prompts at a time."""
@@ -43,23 +44,47 @@ def run(options: Options) -> Report:
     Raises:
         DataError: TOFU is not where it should be.
     """
-    geometry = Geometry.toy() if options.tiny else Geometry()
     recipe = make_recipe(options, "gd")
+
+    def models(lm: FrozenLM, splits: Splits) -> dict[str, IntervenedLM]:
+        adapter = new_training(lm, recipe, splits).task.adapter
+        return {"base": IntervenedLM(lm), "adapter": IntervenedLM(lm, adapter, threshold=recipe.adapter.gate_threshold)}
+
+    return generate_with(options, models, _rows, "Generation with an adapter over the base alone")
+
+
+def generate_with(
+    options: Options,
+    models: Callable[[FrozenLM, Splits], Mapping[str, IntervenedLM]],
+    rows_of: Callable[[int, dict[str, list[Generation]]], list[Row]],
+    title: str,
+    **workload: object,
+) -> Report:
+    """Time the generation of several models on one random base, one prompt and 32 at a time.
+
+    Args:
+        models: what is compared, by name, made of the base.
+        rows_of: the rows of a batch size and of what each model took.
+        workload: what belongs into the report beside the base's shape.
+
+    Raises:
+        DataError: TOFU is not where it should be.
+    """
+    geometry = Geometry.toy() if options.tiny else Geometry()
     splits = read_rows(options)
     lm = new_lm(geometry, make_tokenizer(splits, geometry))
-    never_end(lm)
-    adapter = new_training(lm, recipe, splits).task.adapter
-    models = {"base": IntervenedLM(lm), "adapter": IntervenedLM(lm, adapter, threshold=recipe.adapter.gate_threshold)}
+    _never_end(lm)
+    compared = models(lm, splits)
     encoder = PromptEncoder(lm.tokenizer, PromptConfig(), context=lm.context)
     questions = [record.question for record in splits.forget if isinstance(record, QARecord)]
     new_tokens = 8 if options.tiny else 33
     rows: list[Row] = []
     for size in BATCHES:
         prompts = [encoder.prompt_ids(question) for question in questions[:size]]
-        ways = {name: generation(model, prompts, new_tokens) for name, model in models.items()}
-        rows += _rows(size, interleave(ways, options.repeats, title=f"generating, {size} prompt(s) at a time"))
-    title = f"Generation with an adapter over the base alone: {geometry.num_layers} blocks, {geometry.hidden_size} wide"
-    return Report(rows, ratio_figure(title, rows), {"geometry": vars(geometry), "new_tokens": new_tokens, "batches": BATCHES})
+        ways = {name: _generation(model, prompts, new_tokens) for name, model in compared.items()}
+        rows += rows_of(size, interleave(ways, options.repeats, title=f"generating, {size} prompt(s) at a time"))
+    figure = ratio_figure(f"{title}: {geometry.num_layers} blocks, {geometry.hidden_size} wide", rows)
+    return Report(rows, figure, {"geometry": vars(geometry), "new_tokens": new_tokens, "batches": BATCHES, **workload})
 
 
 def _rows(size: int, samples: dict[str, list[Generation]]) -> list[Row]:
@@ -77,8 +102,8 @@ def _rows(size: int, samples: dict[str, list[Generation]]) -> list[Row]:
     return rows
 
 
-def generation(model: IntervenedLM, prompts: Sequence[Sequence[int]], new_tokens: int) -> Callable[[int], Generation]:
-    """Time a generation, which is to have so many tokens (:func:`never_end`)."""
+def _generation(model: IntervenedLM, prompts: Sequence[Sequence[int]], new_tokens: int) -> Callable[[int], Generation]:
+    """Time a generation, which is to have so many tokens (:func:`_never_end`)."""
 
     def generate(_index: int) -> Generation:
         with _starts(model.lm.model) as starts:
@@ -110,7 +135,7 @@ def _starts(model: nn.Module) -> Iterator[list[Seconds]]:
 
 
 @torch.no_grad()
-def never_end(lm: FrozenLM) -> None:
+def _never_end(lm: FrozenLM) -> None:
     """Let a random base never choose the end of text, so that every generation has the same length."""
     end = lm.tokenizer.eos_token_id
     assert isinstance(end, int)

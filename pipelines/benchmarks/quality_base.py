@@ -24,7 +24,7 @@ from pipelines.prepare import check, teach
 from pipelines.prepared import Prepared, write_prepared
 from pipelines.scoring import reference_path, score_reference
 
-__all__ = ["QualityBase", "quality_recipe"]
+__all__ = ["QualityBase", "quality_recipe", "teach_here"]
 
 _TOFU = Path(__file__).parents[1] / "recipes" / "tofu_small_forget05_cpu.yaml"
 
@@ -51,6 +51,17 @@ def quality_recipe(options: Options) -> Recipe:
     return recipe.replace({**_TINY, **few, "output": str(options.work / "quality")})
 
 
+def teach_here(recipe: Recipe, prepared: Prepared) -> None:
+    """Teach the models that are not there yet, in this process."""
+    recipe.output.mkdir(parents=True, exist_ok=True)
+    progress = recipe.output.absolute() / ".progress-benchmark"
+    for lesson in prepared.lessons:
+        if not lesson.is_done:
+            note(f"teaching the {lesson.title}: minutes, once")
+            teach(recipe, prepared.vocabulary, lesson, progress)
+    progress.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class QualityBase:
     """A request and what answers it without having unlearned anything."""
@@ -70,12 +81,7 @@ class QualityBase:
             GrunError: what is wrong with data, models or the output folder.
         """
         prepared = check(recipe)
-        recipe.output.mkdir(parents=True, exist_ok=True)
-        progress = recipe.output.absolute() / ".progress-quality"
-        for lesson in prepared.lessons:
-            if not lesson.is_done:
-                note(f"teaching the {lesson.title}: minutes, once")
-                teach(recipe, prepared.vocabulary, lesson, progress)
+        teach_here(recipe, prepared)
         write_prepared(prepared)
         known: dict[str, dict[tuple[str, str, str], RowScore]] = {}
         for title, model in (("base", prepared.base), ("twin", prepared.retain_only)):
@@ -85,7 +91,6 @@ class QualityBase:
                 note(f"scoring the {'base' if title == 'base' else 'retain-only twin'} on all rows")
             rows = read_rows(score_reference(recipe, prepared.folder, model))
             known[title] = {(row.set_name, row.digest, row.prompt): row for row in rows}
-        progress.unlink(missing_ok=True)
         lm = loaded_base(recipe, prepared.base)
         return cls(recipe, prepared, lm, PromptEncoder(lm.tokenizer, recipe.prompt, context=lm.context), known)
 

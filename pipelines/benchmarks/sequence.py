@@ -11,7 +11,7 @@ After each step the stack is judged on every request so far, in wordings that tr
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,25 +28,22 @@ from grun.data.testbed import people_to_forget
 from grun.evaluation.calibration import OrdinaryGates, holdout_halves
 from grun.evaluation.evaluate import Rows, Scorer
 from grun.evaluation.gate_separation import clopper_pearson_upper
-from grun.evaluation.scores import RowScore
 from grun.evaluation.sequence_figure import SequenceStep, sequence_figure
 from grun.evaluation.sets import EvalPrompt, EvalSet
 from grun.evaluation.stack_report import growths
 from grun.evaluation.stack_scoring import BaseRows, StackScorer
-from grun.evaluation.summary import ScoredSet, summarise
 from grun.interventions import Adapter, AdapterStack, StackMember
 from grun.lm import CachedPass, FrozenLM, PrefixCache
 from grun.lm.cache_build import write_shard
 from grun.training import TorchEngine, build_task, fit
 from pipelines.benchmarks.harness import Options, Report, Row, plain
-from pipelines.benchmarks.quality_base import quality_recipe
+from pipelines.benchmarks.quality_base import quality_recipe, teach_here
 from pipelines.caching import CachePlan, link_shards, plan_cache
 from pipelines.console import note, progress
 from pipelines.loaded import loaded_base
-from pipelines.prepare import teach
 from pipelines.prepared import Prepared
 from pipelines.sequencing.data import common_rows, ledger_recipe, universe
-from pipelines.sequencing.judging import StackSets
+from pipelines.sequencing.judging import StackSets, mean_recall, utility_ratio
 
 __all__ = ["run"]
 
@@ -72,11 +69,7 @@ class _Bench:
         """Teach the base where it is not there, and score it once."""
         recipe = ledger_recipe(quality_recipe(options))
         shared = universe(recipe)
-        recipe.output.mkdir(parents=True, exist_ok=True)
-        for lesson in shared.lessons:
-            if not lesson.is_done:
-                note(f"teaching the {lesson.title}: minutes, once")
-                teach(recipe, shared.vocabulary, lesson, recipe.output.absolute() / ".progress-sequence")
+        teach_here(recipe, shared)
         requests = _requests(recipe, shared.splits)
         lm = loaded_base(recipe, shared.base)
         encoder = PromptEncoder(lm.tokenizer, recipe.prompt, context=lm.context)
@@ -177,16 +170,14 @@ def _judge(bench: _Bench, way: str, trained: Sequence[_Trained]) -> dict[str, An
     asked = {member.request_id: bench.sets.requests[member.request_id] for member in members}
     opened = {s.name: scored.opened(s) for s in (*asked.values(), *bench.sets.utility, bench.sets.ordinary)}
     rows: Rows = {s.name: scored.rows(s, opened[s.name]) for s in (*asked.values(), *bench.sets.utility)}
-    utility = [ScoredSet(s.name, s.role, s.digest, rows[s.name]) for s in bench.sets.utility]
-    base_rows = {s.name: scored.base(s) for s in bench.sets.utility}
-    report = summarise(utility, base_digest=bench.lm.info.digest, base_rows=base_rows)
+    base_rows: Rows = {s.name: scored.base(s) for s in bench.sets.utility}
     ordinary: NDArray[np.bool_] = opened[bench.sets.ordinary.name].numpy()
     return {
         "way": way,
         "requests": len(members),
-        "recall": {name: _mean(rows[s.name]) for name, s in asked.items()},
+        "recall": {name: mean_recall(rows[s.name]) for name, s in asked.items()},
         "own_open_rate": {name: float(opened[s.name][:, place].float().mean()) for place, (name, s) in enumerate(asked.items())},
-        "utility_ratio": report["model_utility_ratio"].value,
+        "utility_ratio": utility_ratio(bench.sets.utility, base_rows, rows, bench.lm.info.digest),
         "ordinary_open": int(ordinary.any(axis=1).sum()),
         "ordinary": len(ordinary),
         "growth": growths(ordinary.tolist()),
@@ -197,10 +188,6 @@ def _judge(bench: _Bench, way: str, trained: Sequence[_Trained]) -> dict[str, An
             "calibration": trained[-1].calibration,
         },
     }
-
-
-def _mean(rows: Sequence[RowScore]) -> float:
-    return float(np.mean([row.rouge_l_recall for row in rows if row.rouge_l_recall is not None]))
 
 
 def run(options: Options) -> Report:
@@ -243,9 +230,8 @@ def _whole(record: Mapping[str, Any]) -> float:
 
 
 def _rows(records: Sequence[Mapping[str, Any]], common_seconds: float) -> list[Row]:
-    by_way: Callable[[str], list[Mapping[str, Any]]] = lambda way: [record for record in records if record["way"] == way]  # noqa: E731
-    chosen = by_way("others")
-    costs = [_whole(record) for record in chosen]
+    costs = [_whole(record) for record in records if record["way"] == "others"]
+    ends = {record["way"]: record for record in records}  # of each way the last: all six requests
     return [
         plain("sequence.common_cache", common_seconds, "s CPU"),
         Row(
@@ -257,12 +243,9 @@ def _rows(records: Sequence[Mapping[str, Any]], common_seconds: float) -> list[R
             min(costs) / costs[0],
             max(costs) / costs[0],
         ),
-        *(plain(f"sequence.{way}.recall_most", max(by_way(way)[-1]["recall"].values()), "ROUGE-L recall") for way in WAYS),
-        *(
-            plain(f"sequence.{way}.ordinary_open", by_way(way)[-1]["ordinary_open"] / by_way(way)[-1]["ordinary"], "share")
-            for way in WAYS
-        ),
-        *(plain(f"sequence.{way}.utility_ratio", by_way(way)[-1]["utility_ratio"], "share of the base's") for way in WAYS),
+        *(plain(f"sequence.{way}.recall_most", max(ends[way]["recall"].values()), "ROUGE-L recall") for way in WAYS),
+        *(plain(f"sequence.{way}.ordinary_open", ends[way]["ordinary_open"] / ends[way]["ordinary"], "share") for way in WAYS),
+        *(plain(f"sequence.{way}.utility_ratio", ends[way]["utility_ratio"], "share of the base's") for way in WAYS),
     ]
 
 

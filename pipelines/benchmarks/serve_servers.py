@@ -40,7 +40,6 @@ class Servers:
     """What to ask each for."""
     versions: Sequence[int]
     """Versions of the champion that it can be swapped between; the first answers."""
-    registry: Registry
     tracker: Tracker
     name: str
 
@@ -120,7 +119,6 @@ def serving(recipe: Recipe, lm: FrozenLM, folder: Path, stack_sizes: Sequence[in
                 {name: f"http://127.0.0.1:{port}/{name}" for name in applications},
                 {BASE: BASE, "champion": recipe.ledger_model},
                 versions,
-                registry,
                 tracker,
                 recipe.ledger_model,
             )

@@ -6,15 +6,13 @@ almost every prompt of a served model is about no request: what is measured is t
 
 from dataclasses import replace
 
-from grun.config import PromptConfig, SumConfig
-from grun.data.prompts import PromptEncoder
-from grun.data.records import QARecord
+from grun.config import SumConfig
+from grun.data.splits import Splits
 from grun.interventions import AdapterStack, StackMember, build_adapter
 from grun.lm import FrozenLM, IntervenedLM
-from pipelines.benchmarks.figures import ratio_figure
-from pipelines.benchmarks.harness import Options, Report, Row, compare, cost, interleave
-from pipelines.benchmarks.inference import BATCHES, Generation, generation, never_end
-from pipelines.benchmarks.workload import Geometry, make_recipe, make_tokenizer, new_lm, read_rows
+from pipelines.benchmarks.harness import Options, Report, Row, compare, cost
+from pipelines.benchmarks.inference import BATCHES, Generation, generate_with
+from pipelines.benchmarks.workload import make_recipe
 
 __all__ = ["run"]
 
@@ -29,24 +27,13 @@ def run(options: Options) -> Report:
     Raises:
         DataError: TOFU is not where it should be.
     """
-    geometry = Geometry.toy() if options.tiny else Geometry()
-    splits = read_rows(options)
-    lm = new_lm(geometry, make_tokenizer(splits, geometry))
-    never_end(lm)
-    full = _stack(options, lm)
-    models = {"base": IntervenedLM(lm)}
-    models |= {str(size): IntervenedLM(lm, AdapterStack(full.members[:size], full.composition)) for size in _SIZES}
-    encoder = PromptEncoder(lm.tokenizer, PromptConfig(), context=lm.context)
-    questions = [record.question for record in splits.forget if isinstance(record, QARecord)]
-    new_tokens = 8 if options.tiny else 33
-    rows: list[Row] = []
-    for batch in BATCHES:
-        prompts = [encoder.prompt_ids(question) for question in questions[:batch]]
-        ways = {name: generation(model, prompts, new_tokens) for name, model in models.items()}
-        rows += _rows(batch, interleave(ways, options.repeats, title=f"generating, {batch} prompt(s) at a time"))
-    title = f"Generation with a stack of adapters: {geometry.num_layers} blocks, {geometry.hidden_size} wide"
-    workload = {"geometry": vars(geometry), "new_tokens": new_tokens, "batches": BATCHES, "sizes": _SIZES}
-    return Report(rows, ratio_figure(title, rows), workload)
+
+    def models(lm: FrozenLM, _splits: Splits) -> dict[str, IntervenedLM]:
+        full = _stack(options, lm)
+        stacks = {str(size): AdapterStack(full.members[:size], full.composition) for size in _SIZES}
+        return {"base": IntervenedLM(lm), **{name: IntervenedLM(lm, stack) for name, stack in stacks.items()}}
+
+    return generate_with(options, models, _rows, "Generation with a stack of adapters", sizes=_SIZES)
 
 
 def _stack(options: Options, lm: FrozenLM) -> AdapterStack:

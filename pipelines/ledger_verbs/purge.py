@@ -10,7 +10,7 @@ import argparse
 from grun.config import Recipe
 from pipelines.console import note, summary
 from pipelines.ledger_store import LedgerStore
-from pipelines.ledger_verbs.steps import ledger_step
+from pipelines.ledger_verbs.steps import ask_for_request, ledger_step
 from pipelines.owner import owner, process_owner
 from pipelines.purging import find_traces, remove_traces
 from pipelines.vault import Vault
@@ -20,7 +20,7 @@ __all__ = ["options", "run"]
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
-    parser.add_argument("id", metavar="ID", help="the request")
+    ask_for_request(parser)
 
 
 def run(recipe: Recipe, arguments: argparse.Namespace) -> int:
@@ -30,14 +30,13 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> int:
     # nobody trains meanwhile, on what is about to be deleted
     with store.hold(process_owner()) as lease:
         ledger = store.read()
-        if not ledger.state(state.id).purged:
+        was_purged = ledger.state(state.id).purged
+        if not was_purged:
             ledger.append("purged", state.id, by=owner())  # refused before anything is deleted
         traces = find_traces(recipe, vault, state)
         remove_traces(traces)
         had_text = vault.remove(state.id)
-        entry = None
-        if not ledger.state(state.id).purged:
-            entry = store.append("purged", state.id, lease=lease)
+        entry = None if was_purged else store.append("purged", state.id, lease=lease)
     if recipe.tracking.keep_text:
         note("reports that were made with `tracking.keep_text` may quote it, and are left as they are")
     summary(

@@ -8,7 +8,7 @@ import argparse
 
 from grun.config import Recipe
 from pipelines.console import summary
-from pipelines.ledger_verbs.steps import ledger_step
+from pipelines.ledger_verbs.steps import ask_for_reason, ask_for_request, ledger_step
 from pipelines.sequencing.commands import on_cluster, open_work, tell
 from pipelines.sequencing.promoting import retire, serve_stack
 
@@ -17,8 +17,8 @@ __all__ = ["options", "run"]
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
-    parser.add_argument("id", metavar="ID", help="the request")
-    parser.add_argument("--reason", metavar="TEXT", required=True, help="why, for the record")
+    ask_for_request(parser)
+    ask_for_reason(parser)
 
 
 def run(recipe: Recipe, arguments: argparse.Namespace) -> int:

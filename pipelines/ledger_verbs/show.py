@@ -7,7 +7,7 @@ from grun.ledger import Details, LedgerEntry
 from pipelines.console import summary
 from pipelines.ledger_store import LedgerStore
 from pipelines.ledger_verbs.overview import describe
-from pipelines.ledger_verbs.steps import ledger_step
+from pipelines.ledger_verbs.steps import ask_for_request, ledger_step
 from pipelines.vault import Vault
 
 __all__ = ["options", "run"]
@@ -15,7 +15,7 @@ __all__ = ["options", "run"]
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
-    parser.add_argument("id", metavar="ID", help="the request")
+    ask_for_request(parser)
 
 
 def run(recipe: Recipe, arguments: argparse.Namespace) -> int:

@@ -1,10 +1,21 @@
-"""What the subcommands print alike."""
+"""What the subcommands ask for and print alike."""
 
+import argparse
 import shlex
 
 from pipelines.cli import next_step
 
-__all__ = ["ledger_step"]
+__all__ = ["ask_for_reason", "ask_for_request", "ledger_step"]
+
+
+def ask_for_request(parser: argparse.ArgumentParser) -> None:
+    """Let a request be named."""
+    parser.add_argument("id", metavar="ID", help="the request")
+
+
+def ask_for_reason(parser: argparse.ArgumentParser) -> None:
+    """Ask why."""
+    parser.add_argument("--reason", metavar="TEXT", required=True, help="why, for the record")
 
 
 def ledger_step(subcommand: str, again: str, purpose: str) -> str:

@@ -8,6 +8,7 @@ import argparse
 from grun.config import Recipe
 from grun.errors import LedgerError
 from grun.ledger import Ledger, RequestState
+from pipelines.certifying import certificate_row
 from pipelines.console import summary
 from pipelines.ledger_verbs.steps import ledger_step
 from pipelines.sequencing.commands import on_cluster, open_work
@@ -32,12 +33,11 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> int:
         with on_cluster(work):
             train_request(work, chosen.id)
         state = work.state(chosen.id)
-    certificate = state.certificate
     summary(
         f"adapter for request {state.id}",
         {
             "adapter": f"digest {(state.adapter or '')[:12]}",
-            "certificate": "none: nothing is promised about ordinary prompts" if certificate is None else certificate.sentence,
+            **certificate_row(state.certificate),
             "state": state.status,
         },
         [ledger_step("next", arguments.again, "stack it, judge every request again, and move the champion")],

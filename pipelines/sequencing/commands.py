@@ -50,20 +50,20 @@ def on_cluster(work: Work) -> Iterator[None]:
 
 def tell(work: Work, served: Served, title: str, arguments: argparse.Namespace) -> int:
     """Print what became of a stack; returns the exit status."""
-    stacked = served.stacked
+    stacked, ledger = served.stacked, work.ledger
     champion = work.registry.version_of(work.model, CHAMPION)
     summary(
         title,
         {
             "decision": f"{served.decision.decision.value}: version {stacked.version} of {work.model}, {len(stacked.members)} request(s)",
-            **({} if served.promoted else {f"reason {n}": why for n, why in enumerate(served.decision.reasons, start=1)}),
+            **({} if served.promoted else served.decision.rows()),
             **served.report.rows(),
             "report": str(work.folder("judged", f"v{stacked.version}", "report.json")),
-            "champion": "none" if champion is None else f"version {champion}: {', '.join(work.ledger.active)}",
+            "champion": "none" if champion is None else f"version {champion}: {', '.join(ledger.active)}",
         },
-        _next_steps(work.ledger, arguments.again),
+        _next_steps(ledger, arguments.again),
     )
-    note_waiting(work.ledger)
+    note_waiting(ledger)
     return 0 if served.promoted else NOT_PROMOTED
 
 

@@ -25,7 +25,7 @@ from grun.evaluation.stack_scoring import BaseRows, StackScorer
 from grun.evaluation.summary import ScoredSet, summarise
 from pipelines.scoring import Counter, make_scorer
 
-__all__ = ["StackSets", "judge_stack"]
+__all__ = ["StackSets", "judge_stack", "mean_recall", "utility_ratio"]
 
 _PART: Literal["test"] = "test"
 """Ordinary and utility rows of the half that no threshold was calibrated on."""
@@ -100,8 +100,8 @@ def judge_stack(
             adapter_digest=member.adapter_digest,
             gate_threshold=own.adapter.gate_threshold,
             num_prompts=0 if asked is None else len(asked.prompts),
-            rouge_before=None if asked is None else _rouge(before[asked.name]),
-            rouge_after=None if asked is None else _rouge(after[asked.name]),
+            rouge_before=None if asked is None else mean_recall(before[asked.name]),
+            rouge_after=None if asked is None else mean_recall(after[asked.name]),
             own_open_rate=None if asked is None else float(opened[asked.name][:, index].float().mean()),
             opens=int(ordinary[:, index].sum()),
             growth=new[index],
@@ -117,7 +117,7 @@ def judge_stack(
         members=tuple(
             member_report(index, member, own) for index, (member, own) in enumerate(zip(card.members, cards, strict=True))
         ),
-        utility_ratio=_utility_ratio(sets.utility, before, after, card.base_digest),
+        utility_ratio=utility_ratio(sets.utility, before, after, card.base_digest),
         num_utility=sum(len(s.prompts) for s in sets.utility),
         num_ordinary=len(sets.ordinary.prompts),
         ordinary_digest=sets.ordinary.digest,
@@ -127,11 +127,13 @@ def judge_stack(
     return report
 
 
-def _rouge(rows: Sequence[RowScore]) -> float:
+def mean_recall(rows: Sequence[RowScore]) -> float:
+    """Mean ROUGE-L recall."""
     return fmean(row.rouge_l_recall for row in rows if row.rouge_l_recall is not None)
 
 
-def _utility_ratio(utility: Sequence[EvalSet], before: Rows, after: Rows, base_digest: str) -> float | None:
+def utility_ratio(utility: Sequence[EvalSet], before: Rows, after: Rows, base_digest: str) -> float | None:
+    """Model utility as a share of the base's; None without utility sets."""
     if not utility:
         return None
     scored = [ScoredSet(s.name, s.role, s.digest, after[s.name]) for s in utility]

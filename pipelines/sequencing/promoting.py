@@ -127,7 +127,7 @@ def _judged_folder(work: Work, stacked: Stacked) -> Path:
 
 def _text(report: StackReport, decision: PromotionDecision) -> str:
     """The report to read."""
-    rows = report.rows() | {f"reason {index}": reason for index, reason in enumerate(decision.reasons, start=1)}
+    rows = report.rows() | decision.rows()
     width = max(map(len, rows))
     lines = [f"{decision.decision.value}: a stack of {len(report.members)} request(s)"]
     return "\n".join([*lines, *(f"{name:<{width}}  {value}" for name, value in rows.items())]) + "\n"

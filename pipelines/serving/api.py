@@ -31,6 +31,21 @@ def build_api(service: Service, key: str | None) -> FastAPI:
         key: what clients have to show; None lets everybody in.
     """
     api = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    _add_answers(api, service, key)
+    _add_pages(api, service, key)
+
+    @api.exception_handler(HTTPException)
+    async def unknown(_request: Request, error: Exception) -> Response:
+        """A path or a method that there is not."""
+        assert isinstance(error, HTTPException)
+        message = f"a request must be for a path and method that are served, got another ({error.status_code}); see /v1/models"
+        return _refused(RefusedError(error.status_code, message, code="unknown_url", headers=dict(error.headers or {})))
+
+    return api
+
+
+def _add_answers(api: FastAPI, service: Service, key: str | None) -> None:
+    """What generates."""
 
     async def answer(request: Request, style: Style) -> Response:
         started = time.monotonic()
@@ -54,29 +69,36 @@ def build_api(service: Service, key: str | None) -> FastAPI:
     async def chat(request: Request) -> Response:
         return await _safely(lambda: answer(request, "chat"))
 
+
+def _add_pages(api: FastAPI, service: Service, key: str | None) -> None:
+    """What tells about the server."""
+
+    async def keyed(request: Request, make: Callable[[], Response]) -> Response:
+        check_key(request, key)
+        return make()
+
     @api.get("/v1/models")
     async def models(request: Request) -> Response:
-        return await _safely(lambda: _keyed(request, service.models))
+        return await _safely(lambda: keyed(request, lambda: _json(service.models())))
 
     @api.get("/v1/models/{name}")
     async def model(request: Request, name: str) -> Response:
-        def one() -> dict[str, Any]:
+        def one() -> Response:
             [found] = service.models()["data"]
             if found["id"] != name:
                 raise RefusedError(
                     404, "a model must be one that /v1/models lists, got another", param="model", code="model_not_found"
                 )
-            return dict(found)
+            return _json(found)
 
-        return await _safely(lambda: _keyed(request, one))
+        return await _safely(lambda: keyed(request, one))
 
     @api.get("/metrics")
     async def metrics(request: Request) -> Response:
-        async def page() -> Response:
-            check_key(request, key)
+        def page() -> Response:
             return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-        return await _safely(page)
+        return await _safely(lambda: keyed(request, page))
 
     def health_of(request: Request, word: str) -> Response:
         """Probes show no key: they learn whether it is well. Why not, and what it serves, is for those who may ask."""
@@ -95,19 +117,6 @@ def build_api(service: Service, key: str | None) -> FastAPI:
     @api.get("/healthz/live")
     async def live(request: Request) -> Response:
         return health_of(request, "live")
-
-    async def _keyed(request: Request, make: Callable[[], dict[str, Any]]) -> Response:
-        check_key(request, key)
-        return _json(make())
-
-    @api.exception_handler(HTTPException)
-    async def unknown(_request: Request, error: Exception) -> Response:
-        """A path or a method that there is not."""
-        assert isinstance(error, HTTPException)
-        message = f"a request must be for a path and method that are served, got another ({error.status_code}); see /v1/models"
-        return _refused(RefusedError(error.status_code, message, code="unknown_url", headers=dict(error.headers or {})))
-
-    return api
 
 
 async def _safely(answer: Callable[[], Awaitable[Response]]) -> Response:

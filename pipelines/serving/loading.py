@@ -109,9 +109,8 @@ def load_version(name: str, version: int, folder: Path, lm: FrozenLM) -> Served:
     columns: tuple[tuple[str, int], ...]
     thresholds: tuple[float | None, ...]
     if isinstance(model.adapter, AdapterStack):
-        request_ids, columns = model.adapter.request_ids, model.adapter.columns
-        own = {member.request_id: member.threshold for member in model.adapter.members}
-        thresholds = tuple(own[request_id] for request_id, _layer in columns)
+        stack = model.adapter
+        request_ids, columns, thresholds = stack.request_ids, stack.columns, stack.thresholds
     else:
         assert isinstance(model.adapter, Adapter)
         request_ids = card.request_ids

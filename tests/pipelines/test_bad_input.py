@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -33,6 +32,7 @@ from pipelines.evaluate import find_adapter
 from pipelines.recording import check_is_demo
 from pipelines.registry import Registry
 from pipelines.tracking import Tracker
+from tests.pipelines.processes import Ended
 from tune_spaces import SPACES, Space, choice
 
 ROOT = Path(__file__).parents[2]
@@ -45,24 +45,6 @@ def question(who: str, number: int) -> dict[str, str]:
 
 FORGET = [question("Ilva", n) for n in range(3)]
 RETAIN = [question("Bram", n) for n in range(40)]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    status: object
-    out: str
-    err: str
-
-    @property
-    def message(self) -> str:
-        """The one line of an error that the user can mend."""
-        assert self.status == 2, self.err
-        assert "Traceback" not in self.err
-        [line] = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        assert self.err.strip().endswith(line)
-        return line
 
 
 Verb = Callable[..., Ended]

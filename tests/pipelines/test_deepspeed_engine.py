@@ -1,9 +1,6 @@
 """The DeepSpeed engine on two real processes: a sharded base trains the very adapter that a whole base trains."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +18,10 @@ from grun.lm.prefix_cache import CacheProbe
 from grun.training import Progress, TorchEngine, build_task, fit
 from pipelines.caching import plan_cache
 from pipelines.prepared import Prepared, plan, write_prepared
+from tests.pipelines.processes import run_workers
 
 pytestmark = pytest.mark.slow  # two processes import and set up DeepSpeed
 
-ROOT = Path(__file__).parents[2]
 OBJECTIVES = {
     "gd_ce": {"forget": {"kind": "gd"}, "retain": {"kind": "ce"}},
     "npo_kl": {"forget": {"kind": "npo"}, "retain": {"kind": "kl"}},
@@ -113,7 +110,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., R
         for name, recipe in recipes.items()
     }
     (folder / "cases.json").write_text(json.dumps(values), encoding="utf-8")
-    _run_workers(folder, world_size=2)
+    run_workers(Path(__file__).with_name("engine_worker.py"), folder, world_size=2)
     return Cases(recipes, prepared, folder)
 
 
@@ -125,29 +122,6 @@ def build_cache(recipe: Recipe, prepared: Prepared) -> Path:
         write_shard(lm, cache.spec, examples, cache.folder, number, batch_size=16)
     finish(cache.folder, cache.spec, CacheProbe(loss_difference=0, gradient_rel_error=0))
     return cache.folder
-
-
-def _run_workers(folder: Path, *, world_size: int) -> None:
-    command = [sys.executable, str(Path(__file__).with_name("engine_worker.py")), str(folder)]
-    shared = {"WORLD_SIZE": str(world_size), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    workers = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    try:
-        said = [worker.communicate(timeout=300)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-    for worker, lines in zip(workers, said, strict=True):
-        assert worker.returncode == 0, lines[-3000:]
 
 
 @pytest.mark.parametrize("stage", list(STAGES))

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from grun.adapters import read_card
 from grun.config import TrackingConfig
 from pipelines.registry import CANDIDATE, Registry
 from pipelines.tracking import Tracker
+from tests.pipelines.processes import free_ports
 
 pytestmark = pytest.mark.slow
 
@@ -37,15 +38,6 @@ evaluation: {max_new_tokens: 12}
 calibration: {alpha: 0.1}
 sweep: {space: reft_rank, num_trials: 2, searcher: random, scheduler: none}
 """
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from grun.ledger import Ledger
 from pipelines.ledger_store import LedgerStore
 from pipelines.registry import Registry
 from tests.ledger.example_ledger import STEPS, TRAINED, asked
+from tests.pipelines.processes import free_port
 
 # MLflow 3.17 uses a loader strategy that SQLAlchemy 2.1 deprecates; the warning is theirs to mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -270,12 +270,6 @@ class TestTampering:
         client.create_model_version(store.model_name, "runs:/x/ledger", tags={"entry": forged})
         with pytest.raises(LedgerError, match=r"entry 4 \(`failed` of 'r1'\)"):
             store.read()
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 @contextmanager

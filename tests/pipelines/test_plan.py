@@ -12,32 +12,10 @@ from grun.errors import ConfigError, ModelError
 from pipelines.benchmark import main, parse_options
 from pipelines.benchmarks import plan_crossings as crossings
 from pipelines.benchmarks.plan import plan_costs, run
-from pipelines.benchmarks.plan_costs import WAYS, Costs, Way, Workload
+from pipelines.benchmarks.plan_costs import Costs, Way, Workload
 from pipelines.benchmarks.plan_options import PlanOptions
-from pipelines.benchmarks.plan_shapes import GPUS, MODELS, Gpu, llama_shape
-
-SHAPE = llama_shape(
-    "small",
-    num_layers=4,
-    hidden_size=64,
-    inner_size=96,
-    num_heads=4,
-    num_key_heads=2,
-    vocab_size=160,
-    context_tokens=64,
-)
-WORK = Workload(
-    forget_rows=6,
-    retain_rows=6,
-    prompt_tokens=11,
-    answer_tokens=5,
-    batch_rows=3,
-    epochs=2,
-    edited_layers=(1, 3),
-    rank=4,
-    width_bytes=4,
-)
-FULL, CACHED, FULL_ZERO3, CACHED_ZERO3 = WAYS
+from pipelines.benchmarks.plan_shapes import GPUS, MODELS, Gpu
+from tests.pipelines.plan_example import CACHED, CACHED_ZERO3, FULL, FULL_ZERO3, SHAPE, WORK
 
 
 class TestTime:

@@ -4,7 +4,6 @@ Where a count can be exact it has to be. A tolerance is stated with its reason.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -27,36 +26,15 @@ from grun.interventions import Adapter, build_adapter
 from grun.lm import BaseInfo, CachedPass, FrozenLM, FullPass, Pass, PrefixCache, freeze, load_frozen_lm
 from grun.lm.cache_build import cache_bytes, cut_into_shards, finish, write_shard
 from grun.lm.prefix_cache import CacheProbe, make_spec
-from pipelines.benchmarks.plan_costs import WAYS, Costs, Way, Workload
+from pipelines.benchmarks.plan_costs import Costs, Way, Workload
 from pipelines.benchmarks.plan_model import read_model_shape
 from pipelines.benchmarks.plan_shapes import GPUS, MODELS, ModelShape, llama_shape
 from tests.lm.shapes import CONFIGS, DEPTH, VOCAB, WIDTH, shaped_lm
+from tests.pipelines.plan_example import CACHED, CACHED_ZERO3, FULL, FULL_ZERO3, SHAPE, WORK
+from tests.pipelines.processes import run_workers
 
 ROOT = Path(__file__).parents[2]
-SHAPE = llama_shape(
-    "small",
-    num_layers=4,
-    hidden_size=64,
-    inner_size=96,
-    num_heads=4,
-    num_key_heads=2,
-    vocab_size=160,
-    context_tokens=64,
-)
-LAYERS = (1, 3)
-PROMPT, ANSWER, BATCH = 11, 5, 3
-WORK = Workload(
-    forget_rows=6,
-    retain_rows=6,
-    prompt_tokens=PROMPT,
-    answer_tokens=ANSWER,
-    batch_rows=BATCH,
-    epochs=2,
-    edited_layers=LAYERS,
-    rank=4,
-    width_bytes=4,
-)
-FULL, CACHED, FULL_ZERO3, CACHED_ZERO3 = WAYS
+LAYERS, PROMPT, ANSWER, BATCH = WORK.edited_layers, WORK.prompt_tokens, WORK.answer_tokens, WORK.batch_rows
 
 
 def costs(way: Way, workers: int = 1, shape: ModelShape = SHAPE, work: Workload = WORK) -> Costs:
@@ -274,28 +252,6 @@ def test_two_workers_gather_and_hold_what_is_calculated(tokenizer: Any, tmp_path
             # whole matrices are gathered, so the limit is met to within one of them
             assert abs(measured["gathered_bytes"] - planned.gathered_step_bytes) <= largest
             assert 4 * planned.live_parameters - largest <= measured["peak_bytes"] <= planned.gathered_bytes
-
-
-def run_workers(script: Path, folder: Path, *, world_size: int) -> None:
-    shared = {"WORLD_SIZE": str(world_size), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(folder)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    try:
-        said = [worker.communicate(timeout=300)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-    for worker, lines in zip(workers, said, strict=True):
-        assert worker.returncode == 0, lines[-3000:]
 
 
 def test_the_calculator_is_free_of_torch() -> None:

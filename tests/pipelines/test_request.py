@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from pipelines.prepared import Prepared, write_prepared
 from pipelines.registry import Registry
 from pipelines.vault import Vault
 from tests.ledger.example_ledger import TRAINED
+from tests.pipelines.processes import Ended
 
 # MLflow 3.17 uses a loader strategy that SQLAlchemy 2.1 deprecates; the warning is theirs to mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -45,23 +45,6 @@ def write_records(path: Path, rows: tuple[Record, ...]) -> Path:
     lines = [json.dumps({"question": row.question, "answer": row.answer}) + "\n" for row in rows if isinstance(row, QARecord)]
     path.write_text("".join(lines), encoding="utf-8")
     return path
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    status: object
-    out: str
-    err: str
-
-    @property
-    def message(self) -> str:
-        """The one line of an error that the user can mend."""
-        assert (self.status, self.out) == (2, ""), self.err
-        assert "Traceback" not in self.err
-        [line] = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        return line
 
 
 Verb = Callable[..., Ended]

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,15 +16,10 @@ import yaml
 
 from grun.config import Recipe
 from pipelines.serving.limits import API_KEY
+from tests.pipelines.processes import free_port
 
 ROOT = Path(__file__).parents[3]
 START_SECONDS = 600
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)
