@@ -15,6 +15,7 @@ import ray
 from pydantic import Field
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from grun.config import Config, Recipe
 from grun.errors import GrunError
@@ -53,6 +54,8 @@ class TrialRecord(Config):
     """Whether ASHA ended it."""
     resident_share: float = 1.0
     """Largest share of the base's parameters that a worker held between steps."""
+    hosts: tuple[str, ...] = ()
+    """Name of the host of each rank that trained it."""
     thresholds: tuple[float, ...] = ()
     """Gate thresholds that it was scored at: those of the space, raised where calibration asks for it."""
     result: dict[str, float] = Field(default_factory=dict)
@@ -133,9 +136,9 @@ def make_trial(context: TrialContext) -> Callable[[Mapping[str, Any]], None]:
         try:
             recipe = apply_point(context.recipe, point)
             outcome = _train(context, recipe, trial_id, folder)
-            best, thresholds = _score(context, recipe, outcome.adapter, folder)
+            best, thresholds = _score(context, recipe, outcome, folder)
             ended: dict[str, Any] = {
-                name: getattr(outcome, name) for name in ("steps", "total_steps", "stopped_early", "resident_share")
+                name: getattr(outcome, name) for name in ("steps", "total_steps", "stopped_early", "resident_share", "hosts")
             } | {"thresholds": thresholds}
         except GrunError as error:
             # a point that cannot be trained is a result of the search and not the end of it
@@ -164,14 +167,19 @@ def _begin(folder: Path, trial_id: str, point: Mapping[str, Any]) -> TrialRecord
     return record
 
 
-def _score(context: TrialContext, recipe: Recipe, adapter: Path, folder: Path) -> tuple[dict[str, float], tuple[float, ...]]:
+def _score(
+    context: TrialContext, recipe: Recipe, outcome: TrainOutcome, folder: Path
+) -> tuple[dict[str, float], tuple[float, ...]]:
     """Score the adapter at every threshold on validation rows, in a task beside the workers; return the best point and them."""
     evaluation = recipe.evaluation
+    beside_slots = context.hub is not None and not evaluation.use_gpu
     task = cast(Any, ray.remote(score_adapter)).options(
         # slots hold what they train on as long as the sweep runs; on a small cluster nothing else is left
         num_cpus=evaluation.num_cpus if context.hub is None else 0,
         num_gpus=1 if evaluation.use_gpu else 0,
-        scheduling_strategy="DEFAULT",  # not in the placement group of the trial, which holds no CPU
+        # a task that asks for nothing would stay where the trial is: on the head, with those of all other trials. Nor does it
+        # go into the placement group of the trial, which holds no CPU
+        scheduling_strategy=_near(outcome) if beside_slots else "DEFAULT",
     )
     reports = ray.get(
         task.remote(
@@ -179,7 +187,7 @@ def _score(context: TrialContext, recipe: Recipe, adapter: Path, folder: Path) -
             prepared=context.prepared.folder,
             base=context.prepared.base,
             retain_only=context.prepared.retain_only,
-            adapter_folder=adapter,
+            adapter_folder=outcome.adapter,
             folder=folder / "evaluation",
             thresholds=list(context.thresholds),
             cache=context.cache,
@@ -190,3 +198,8 @@ def _score(context: TrialContext, recipe: Recipe, adapter: Path, folder: Path) -
     forgetting, utility = max(points, key=lambda point: sweep_score(recipe, *point))
     best = {FORGETTING: forgetting, UTILITY: utility, "probe/score": utility - forgetting}
     return best, tuple(report.gate_threshold for report in reports.values())
+
+
+def _near(outcome: TrainOutcome) -> NodeAffinitySchedulingStrategy | str:
+    """The node of rank 0; any other where that one is gone, as in a sweep that is continued on another cluster."""
+    return NodeAffinitySchedulingStrategy(outcome.nodes[0], soft=True) if outcome.nodes else "DEFAULT"

@@ -63,6 +63,10 @@ class TrainOutcome:
     """Workers that trained it."""
     cache_bytes: int | None = None
     """Size of the prefix cache that they read; None without one."""
+    hosts: tuple[str, ...] = ()
+    """Name of the host of each rank."""
+    nodes: tuple[str, ...] = ()
+    """Ray's id of the node of each rank."""
 
 
 def total_steps(recipe: Recipe, prepared: Prepared) -> int:
@@ -129,7 +133,8 @@ def read_outcome(folder: Path) -> TrainOutcome:
         failure = json.loads((folder / ERROR_FILE).read_text(encoding="utf-8"))
         kind = getattr(errors, failure["type"], TrainingError)
         raise kind(failure["message"])
-    outcome = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
+    outcome: dict[str, Any] = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
+    outcome |= {name: tuple(outcome.get(name, ())) for name in ("hosts", "nodes")}
     return TrainOutcome(adapter=folder / "adapter", **outcome)
 
 

@@ -62,7 +62,7 @@ def _in_this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.setattr(commands, "connected", lambda _recipe: nullcontext())
         patch.setattr(commands, "check_resources", lambda _recipe: None)
         # a random base has no utility that could be kept: what is tested here is who acts on the numbers
-        patch.setattr(judging, "_utility_ratio", lambda *_: 1.0)
+        patch.setattr(judging, "utility_ratio", lambda *_: 1.0)
         yield
 
 
