@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.autoscaler.sdk import request_resources
 
 from grun.config import Recipe
 from grun.errors import ClusterError
 
-__all__ = ["check_resources", "connected", "worker_environment"]
+__all__ = ["asking_for_room", "check_resources", "connected", "worker_environment"]
 
 _ENVIRONMENT = {
     # one thread per worker: Ray counts CPUs, and two pools of threads on one core only wait for each other
@@ -97,3 +98,18 @@ def check_resources(recipe: Recipe) -> None:
                 f"the cluster must hold all workers at once, got {train.num_workers} worker(s) that need {needed} {kind}(s) "
                 f"and {have.get(kind, 0):g} in the cluster; lower `train.num_workers`, or add nodes"
             )
+
+
+@contextmanager
+def asking_for_room(recipe: Recipe) -> Iterator[None]:
+    """Ask the cluster's autoscaler for room for `sweep.max_concurrent` groups of workers; nothing happens where there is none."""
+    train, groups = recipe.train, recipe.sweep.max_concurrent
+    if groups is None:
+        yield
+        return
+    worker = {"CPU": train.cpus_per_worker, **({"GPU": 1} if train.use_gpu else {})}
+    request_resources(bundles=[worker] * (groups * train.num_workers))
+    try:
+        yield
+    finally:
+        request_resources(bundles=[])

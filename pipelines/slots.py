@@ -6,13 +6,14 @@
 Starting workers costs some ten seconds of processes and imports; a slot pays that once. What a trial leaves behind is the
 same as ever, in its own folder. A slot whose workers crashed is started again by Ray, and the hub gives the trial that was
 on it to whoever asks next; it goes on from its last checkpoint. A trial that crashed too often is reported as failed.
+A cluster that grows gets more slots.
 """
 
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,7 @@ import ray
 from grun.config import Recipe
 from grun.errors import TrainingError
 from pipelines.entry import ERROR_FILE, OUTCOME_FILE, run_slot
+from pipelines.polling import polling
 from pipelines.prepared import Prepared
 from pipelines.trainer import make_trainer, worker_config
 
@@ -31,6 +33,8 @@ _HUB_POLL_SECONDS = 5.0
 """How long a question to the hub waits for news; then it is asked again, so that nobody waits for ever on a dead peer."""
 
 _CLOSE_SECONDS = 30.0
+
+_GROW_SECONDS = 5.0
 
 _MAX_EMPTY_STARTS = 3
 """Starts of a slot in a row that end before it takes a trial: then it is broken, and its trials fail with the reason."""
@@ -182,11 +186,21 @@ def train_on_slot(hub_name: str, trial_id: str, recipe: Recipe, folder: Path) ->
 
 
 @contextmanager
-def open_slots(recipe: Recipe, prepared: Prepared, cache: Path | None, folder: Path, num_slots: int) -> Iterator[str]:
+def open_slots(
+    recipe: Recipe,
+    prepared: Prepared,
+    cache: Path | None,
+    folder: Path,
+    num_slots: int,
+    *,
+    wanted: Callable[[], int] | None = None,
+) -> Iterator[str]:
     """Start slots for the time of the context.
 
     Args:
         folder: of the sweep, on storage that every node sees.
+        wanted: how many slots there should be by now, asked every few seconds: a node that joins is used. Slots never become
+            fewer; what a node that left was training goes back in line.
 
     Yields:
         the name of the hub.
@@ -194,20 +208,37 @@ def open_slots(recipe: Recipe, prepared: Prepared, cache: Path | None, folder: P
     name = f"grun-hub-{uuid.uuid4().hex}"
     hub = cast(Any, ray.remote(TrialHub)).options(name=name, num_cpus=0, max_concurrency=1000).remote(recipe.train.max_failures)
     config = {**worker_config(recipe, prepared, cache), "every_cut": True, "hub": name}
-    holders = [cast(Any, ray.remote(_SlotHolder)).options(num_cpus=0).remote() for _ in range(num_slots)]
-    held = [
-        # the hub's name makes the runs of a continued sweep new ones: what a slot held is in the folders of its trials
-        holder.hold.remote({**config, "slot": slot}, recipe, f"{name}-{slot}", folder / "slots")
-        for slot, holder in enumerate(holders)
-    ]
+    slots = _Slots(config, recipe, folder / "slots")
     try:
-        yield name
+        slots.open(num_slots)
+        with nullcontext() if wanted is None else polling(lambda: slots.open(wanted()), seconds=_GROW_SECONDS, name="slots"):
+            yield name
         ray.get(hub.close.remote())
-        ray.wait(held, num_returns=len(held), timeout=_CLOSE_SECONDS)
+        ray.wait(slots.held, num_returns=len(slots.held), timeout=_CLOSE_SECONDS)
     finally:
         # killing an actor is safe at any time; cancelling a task that is about to end can take the whole process down (Ray 2.60)
-        for actor in (*holders, hub):
+        for actor in (*slots.holders, hub):
             ray.kill(actor)
+
+
+class _Slots:
+    """The slots that are open, each held by an actor of its own."""
+
+    def __init__(self, config: Mapping[str, Any], recipe: Recipe, storage: Path) -> None:
+        self.config = config
+        self.recipe = recipe
+        self.storage = storage
+        self.holders: list[Any] = []
+        self.held: list[Any] = []
+
+    def open(self, total: int) -> None:
+        """Open slots until there are so many."""
+        for slot in range(len(self.holders), total):
+            holder = cast(Any, ray.remote(_SlotHolder)).options(num_cpus=0).remote()
+            # the hub's name makes the runs of a continued sweep new ones: what a slot held is in the folders of its trials
+            name = f"{self.config['hub']}-{slot}"
+            self.held.append(holder.hold.remote({**self.config, "slot": slot}, self.recipe, name, self.storage))
+            self.holders.append(holder)
 
 
 class _SlotHolder:

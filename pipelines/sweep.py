@@ -7,6 +7,7 @@ The same command continues an interrupted sweep: finished trials stay, running o
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from pipelines.caching import ensure_cache
 from pipelines.certifying import certified, check_calibration
 from pipelines.checks import check_answers, check_full_precision
 from pipelines.cli import parse_command, run_command
-from pipelines.cluster import check_resources, connected
+from pipelines.cluster import asking_for_room, check_resources, connected
 from pipelines.console import note, progress
 from pipelines.entry import FORGETTING, UTILITY
 from pipelines.prepare import check, prepare
@@ -72,6 +73,7 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
     if done:
         note(f"continuing: {done} of {count} trials are done")
     num_slots = warm_slots(recipe, space) if done < count else 0
+    wanted = partial(_slots_by_now, recipe, folder, count) if recipe.sweep.max_concurrent else None
     with tracker.run(f"{recipe.name}-sweep", key=f"sweep/{recipe.name}/{folder}", tags={"kind": "sweep"}) as run_id:
         tracker.log_params(run_id, deciding_settings(recipe, sections=_SECTIONS))
         record_request(tracker, run_id, prepared.request)
@@ -80,7 +82,7 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
             following_trials(tracker, run_id, context, lambda trial: _announce(trial, advance)),
         ):
             if num_slots:
-                with open_slots(recipe, prepared, cache, folder, num_slots) as hub:
+                with asking_for_room(recipe), open_slots(recipe, prepared, cache, folder, num_slots, wanted=wanted) as hub:
                     _tune(recipe, space, replace(context, hub=hub))
             else:
                 _tune(recipe, space, context)
@@ -205,11 +207,21 @@ def warm_slots(recipe: Recipe, space: Space) -> int:
     if other:
         note(f"every trial starts workers of its own, as the space varies {', '.join(f'`{path}`' for path in other)}")
         return 0
-    # slots hold their GPUs until the sweep ends, and scoring may want one beside them
-    slots = _groups(recipe, gpus_kept=1 if recipe.evaluation.use_gpu else 0)
+    slots = _slot_groups(recipe)
     if not slots:
         note("every trial starts workers of its own, as warm slots would leave no GPU to score with")
     return min(slots, recipe.sweep.max_concurrent or slots, num_trials(recipe, space))
+
+
+def _slots_by_now(recipe: Recipe, folder: Path, count: int) -> int:
+    """How many slots the trials that are left are worth on the cluster as it is."""
+    left = count - sum(record.done for record in read_trials(folder))
+    return min(_slot_groups(recipe), recipe.sweep.max_concurrent or 0, left)
+
+
+def _slot_groups(recipe: Recipe) -> int:
+    """How many slots the cluster holds; they hold their GPUs until the sweep ends, and scoring may want one beside them."""
+    return _groups(recipe, gpus_kept=1 if recipe.evaluation.use_gpu else 0)
 
 
 def _groups(recipe: Recipe, gpus_kept: int = 0) -> int:

@@ -28,7 +28,8 @@ class SweepConfig(Config):
     """`slots`: long-lived workers take one trial after another, with the base and the cache open; `nested`: every trial starts
     workers of its own. Both give the same adapters."""
     max_concurrent: PositiveInt | None = None
-    """Trials at a time; unset: as many worker groups as the cluster's CPUs (or GPUs) hold."""
+    """Trials at a time; unset: as many worker groups as the cluster's CPUs (or GPUs) hold when the sweep starts. Where it is set, nodes
+    that join later are used up to it, and an autoscaler is asked for room for as many."""
     utility_weight: float = Field(default=1.0, ge=0)
     """The chosen point maximises `utility_weight` x min(utility ratio, 1) - forget ROUGE-L recall."""
     seed: NonNegativeInt = 0

@@ -1,0 +1,66 @@
+"""A node that joins while a sweep runs is used: real raylets, two on this machine beside a head without CPUs."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from grun.config import Recipe
+from pipelines.caching import ensure_cache
+from pipelines.cluster import connected
+from pipelines.entry import STOP_FILE
+from pipelines.prepare import prepare
+from pipelines.prepared import plan
+from pipelines.slots import open_slots, train_on_slot
+from pipelines.trainer import read_outcome
+
+pytestmark = [
+    pytest.mark.slow,  # workers start, and import DeepSpeed
+    # Ray reads all fields of its data context, old ones too, to hand them to the workers
+    pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
+]
+
+STORE = 80_000_000
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head without CPUs and one node with one."""
+    handler = signal.getsignal(signal.SIGTERM)
+    with mock.patch.dict(os.environ, {"RAY_AUTH_MODE": "disabled"}):
+        head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster.add_node(num_cpus=1, object_store_memory=STORE)
+        os.environ["RAY_ADDRESS"] = cluster.address
+        yield cluster
+        cluster.shutdown()
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_a_node_that_joins_takes_trials(cluster: Cluster, make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = make_recipe(output=str(tmp_path), train={"num_workers": 1}, cache={"mode": "require"})
+    busy, other = (tmp_path / name for name in ("busy", "other"))
+    busy.mkdir()
+    other.mkdir()
+    with connected(recipe):
+        prepared = plan(recipe)
+        prepare(recipe, prepared)
+        cache = ensure_cache(recipe, prepared, [recipe])
+        nodes_now = lambda: int(ray.cluster_resources()["CPU"])  # noqa: E731 - the name says what it counts
+        with open_slots(recipe, prepared, cache, tmp_path / "sweep", nodes_now(), wanted=nodes_now) as hub:
+            reports = train_on_slot(hub, "busy", recipe.replace({"train": {"epochs": 10_000}}), busy)
+            assert next(reports)["step"] == 2
+            cluster.add_node(num_cpus=1, object_store_memory=STORE)
+            # the only slot there was is taken, for longer than a node needs to join
+            assert [report["step"] for report in train_on_slot(hub, "other", recipe, other)] == [2, 4, 6]
+            (busy / STOP_FILE).touch()
+            list(reports)
+    first, second = read_outcome(busy), read_outcome(other)
+    assert first.stopped_early
+    assert len(first.nodes) == len(second.nodes) == 1
+    assert first.nodes != second.nodes
