@@ -8,7 +8,7 @@ from matplotlib.ticker import LogLocator
 
 from pipelines.benchmarks.harness import Row
 
-__all__ = ["Curve", "cost_figure", "ratio_figure"]
+__all__ = ["Curve", "cost_figure", "ratio_figure", "speedup_figure"]
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; curves differ in marker as well
 _BLUE, _VERMILLION = "#0072B2", "#D55E00"
@@ -55,6 +55,25 @@ def cost_figure(title: str, panels: Mapping[str, Sequence[Curve]], *, ylabel: st
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def speedup_figure(title: str, speedups: Mapping[str, Mapping[int, float]], *, xlabel: str) -> Figure:
+    """Draw how many times as fast each part is, by how many do it, beside what it would be at best."""
+    figure = Figure(figsize=(4.6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    _quiet(axes)
+    counts = sorted({count for by_count in speedups.values() for count in by_count})
+    axes.plot(counts, counts, color="black", linestyle="--", linewidth=1.0, label="at best")
+    for (label, by_count), (color, marker) in zip(speedups.items(), _STYLES, strict=False):
+        axes.plot(list(by_count), list(by_count.values()), color=color, marker=marker, markersize=5, label=label)
+        axes.annotate(
+            f"{by_count[counts[-1]]:.2f}", (counts[-1], by_count[counts[-1]]), xytext=(4, -10), textcoords="offset points"
+        )
+    axes.set(xlabel=xlabel, ylabel="times as fast", xticks=counts)
+    axes.margins(x=0.12)
+    axes.legend(frameon=False, fontsize="small")
+    figure.suptitle(title, fontsize="medium")
     return figure
 
 

@@ -3,7 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipelines.benchmarks import gpu, inference, memory, overhead, plan, quality, scale, sequence, serve, stack, step, sweep
+from pipelines.benchmarks import (
+    gpu,
+    inference,
+    memory,
+    nodes,
+    overhead,
+    plan,
+    quality,
+    scale,
+    sequence,
+    serve,
+    stack,
+    step,
+    sweep,
+)
 from pipelines.benchmarks.harness import Options, Report
 
 __all__ = ["BENCHMARKS", "Benchmark"]
@@ -30,6 +44,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "stack": Benchmark("prefill and decoding with stacks of 1, 10 and 50 adapters against the base alone and one", stack.run),
     "serve": Benchmark("a served champion against the base alone: throughput, latency, hot swaps", serve.run),
     "scale": Benchmark("how costs grow with prompt length, depth, width and number of examples", scale.run),
+    "nodes": Benchmark("the same sweep on 1, 2 and 4 small nodes, cut from this machine by control groups", nodes.run),
     "quality": Benchmark(
         "GRUN, LoReFT without a gate, LoRA and full fine-tuning with GD, NPO and IDK: forgetting, utility, parameters, CPU time",
         quality.run,

@@ -42,6 +42,10 @@ def cluster() -> Iterator[Cluster]:
     signal.signal(signal.SIGTERM, handler)
 
 
+def num_cpus() -> int:
+    return int(ray.cluster_resources()["CPU"])
+
+
 def test_a_node_that_joins_takes_trials(cluster: Cluster, make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     recipe = make_recipe(output=str(tmp_path), train={"num_workers": 1}, cache={"mode": "require"})
     busy, other = (tmp_path / name for name in ("busy", "other"))
@@ -51,8 +55,7 @@ def test_a_node_that_joins_takes_trials(cluster: Cluster, make_recipe: Callable[
         prepared = plan(recipe)
         prepare(recipe, prepared)
         cache = ensure_cache(recipe, prepared, [recipe])
-        nodes_now = lambda: int(ray.cluster_resources()["CPU"])  # noqa: E731 - the name says what it counts
-        with open_slots(recipe, prepared, cache, tmp_path / "sweep", nodes_now(), wanted=nodes_now) as hub:
+        with open_slots(recipe, prepared, cache, tmp_path / "sweep", 1, wanted=num_cpus) as hub:
             reports = train_on_slot(hub, "busy", recipe.replace({"train": {"epochs": 10_000}}), busy)
             assert next(reports)["step"] == 2
             cluster.add_node(num_cpus=1, object_store_memory=STORE)
