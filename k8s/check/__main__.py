@@ -30,7 +30,9 @@ def _check(folders: list[Path]) -> list[Finding]:
     for bundle in bundles(folders, repository):
         findings = [finding for rule in RULES for finding in rule.findings(bundle)]
         kinds = Counter(str(document.get("kind")) for document in bundle.documents)
-        _say(f"{bundle.name}: {sum(kinds.values())} objects of {len(kinds)} kinds, {len(bundle.pods)} pods: {len(findings)} findings")
+        _say(
+            f"{bundle.name}: {sum(kinds.values())} objects of {len(kinds)} kinds, {len(bundle.pods)} pods: {len(findings)} findings"
+        )
         found += findings
     return found
 
@@ -49,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"rendered with {kubectl()}; {len(RULES)} rules")
         found = _check(options.folders or [REPOSITORY / "k8s"])
         if crds_folder() is None:
-            _say("SKIPPED: KUBERAY_CRDS is not set, so RayCluster, RayJob and RayService were not checked against KubeRay's definitions")
+            _say(
+                "SKIPPED: KUBERAY_CRDS is not set, so RayCluster, RayJob and RayService were not checked against KubeRay's definitions"
+            )
     except GrunError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -65,7 +65,7 @@ def _texts(bundle: Bundle) -> Iterator[tuple[str, Pod, str]]:
         for word in words_of(container):
             option, _, rest = expanded(container, word).partition("=")
             yield where, pod, rest if option.startswith("--") and rest else f"{option}={rest}" if rest else option
-    for where, path, pod, container in recipes(bundle):
+    for where, path, pod, container in recipes(bundle, everybody=False):
         recipe = text_at(bundle, pod, container, path)
         if recipe:
             yield f"{where} {path}", pod, recipe

@@ -53,6 +53,8 @@ class Bundle:
     """Documents that stand already where these are applied; looked up, and not checked again."""
     crds: Path | None = None
     """Folder of KubeRay's CustomResourceDefinitions."""
+    is_complete: bool = True
+    """Whether it is applied as it is; base and workloads are completed by overlays, which say where images come from."""
 
     @functools.cached_property
     def everything(self) -> list[Document]:

@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +19,9 @@ from k8s.check.services import backends, find
 __all__ = ["Script", "expanded", "recipes", "scripts", "words_of"]
 
 _INTERPRETERS = frozenset({"python", "python3", "bash", "sh", "/bin/bash", "/bin/sh"})
-_ENDS = frozenset({";", "&&", "||", "|", "fi", "&"})
+_ENDS = frozenset({";", "&&", "||", "|", "&", "fi"})
+_LOCAL = frozenset({"cache.py"})
+"""Verbs that read no more of a recipe than where its output folder is."""
 _REFERENCE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
 
 
@@ -82,11 +85,8 @@ def _scripts(where: str, words: list[str], pod: Pod, container: Container, bundl
         index += 1
         if word not in _INTERPRETERS or not path.endswith((".py", ".sh")):
             continue
-        ends = next(
-            (at for at in range(index + 1, len(words)) if words[at].rstrip(";") != words[at] or words[at] in _ENDS),
-            len(words) - 1,
-        )
-        arguments = [argument.rstrip(";") for argument in words[index + 1 : ends + 1] if argument not in _ENDS]
+        ends = next((at for at in range(index + 1, len(words)) if words[at] in _ENDS | _INTERPRETERS), len(words))
+        arguments = words[index + 1 : ends]
         # what stands behind a submitter's address runs where that leads
         before = " ".join(words[:index])
         target = (
@@ -106,11 +106,11 @@ def _submitted_to(bundle: Bundle, pod: Pod, command: str) -> Pod | None:
     return None
 
 
-def recipes(bundle: Bundle) -> Iterator[tuple[str, str, Pod, Container]]:
-    """Every recipe that something is given: place, path or name, and the container that reads it."""
+def recipes(bundle: Bundle, *, everybody: bool = True) -> Iterator[tuple[str, str, Pod, Container]]:
+    """Every recipe that something is given: place, path or name, and the container that reads it; or of what loads and connects only."""
     for script in scripts(bundle):
         for option, value in zip(script.arguments, script.arguments[1:], strict=False):
-            if option == "--recipe":
+            if option == "--recipe" and (everybody or PurePosixPath(script.path).name not in _LOCAL):
                 yield script.where, value, script.pod, script.container
     for document in bundle.of("RayService"):
         cluster = cluster_of(document)

@@ -8,7 +8,9 @@ from k8s.check.repository import Repository
 __all__ = ["documentation_errors"]
 
 _BLOCK = re.compile(r"^```(?:sh|bash|console|shell)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_PATH = re.compile(r"(?<![\w./:<-])((?:k8s|pipelines|tests|requirements|docs|grun)/[\w./-]*[\w/]|Containerfile|Makefile|requirements\.lock)")
+_PATH = re.compile(
+    r"(?<![\w./:<-])((?:k8s|pipelines|tests|requirements|docs|grun)/[\w./-]*[\w/]|Containerfile|Makefile|requirements\.lock)"
+)
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 
 

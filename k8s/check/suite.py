@@ -1,5 +1,6 @@
 """Which folders are checked, what stands around each of them, and all the rules."""
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,10 @@ from k8s.check.rules import (
     schema,
     security,
 )
-from k8s.check.strict_yaml import Document, load
+from k8s.check.strict_yaml import Document, load, load_any
+
+_FIRST = "local-cpu"
+"""The overlay that components are checked on."""
 
 __all__ = ["RULES", "bundles", "crds_folder", "source_errors"]
 
@@ -53,19 +57,14 @@ def crds_folder() -> Path | None:
 def bundles(folders: list[Path], repository: Repository) -> Iterator[Bundle]:
     """Render every kustomization at and below the folders.
 
-    A folder inside an overlay is applied to that overlay's system; other workloads, and components, to the base. Folders of
-    shared settings are components that every one of those includes, and are seen there.
+    A folder inside an overlay is applied beside the others of that overlay; base and workloads beside each other; components
+    on top of the first overlay. Folders of shared settings are components that all of these include, and are seen there.
 
     Raises:
         ConfigError: a folder holds no kustomization, or one cannot be rendered.
     """
     root = repository.root / "k8s"
-    rendered: dict[Path, list[Document]] = {}
-
-    def documents(folder: Path) -> list[Document]:
-        if folder not in rendered:
-            rendered[folder] = render(folder)
-        return rendered[folder]
+    renderer = functools.cache(render)
 
     for given in folders:
         found = [folder.resolve() for folder in kustomizations(given)]
@@ -73,40 +72,37 @@ def bundles(folders: list[Path], repository: Repository) -> Iterator[Bundle]:
             raise ConfigError(f"a folder to check must hold kustomizations, got {str(given)!r}; name k8s or an overlay")
         for folder in found:
             name = str(folder.relative_to(repository.root)) if folder.is_relative_to(repository.root) else str(folder)
-            base = root / "base"
             if not is_component(folder):
-                standing = _standing(folder, root)
-                around = documents(standing) if standing else []
-                yield Bundle(name, documents(folder), repository, around, crds_folder())
+                around = [document for other in _beside(folder, root) for document in renderer(other)]
+                yield Bundle(name, renderer(folder), repository, around, crds_folder(), folder.is_relative_to(root / "overlays"))
             elif folder.parent == root / "components":
-                below = next((overlay for overlay in kustomizations(root / "overlays") if overlay.name == "local-cpu"), base)
-                yield Bundle(name, _on_top(folder, below, documents(below)), repository, [], crds_folder())
+                below = root / "overlays" / _FIRST
+                around = [document for other in _beside(below, root) for document in renderer(other)]
+                yield Bundle(name, _on_top(folder, below, renderer(below)), repository, around, crds_folder(), True)
 
 
 def _on_top(component: Path, below: Path, standing: list[Document]) -> list[Document]:
     """A component's documents on an overlay; as they are in it, where the overlay includes it already."""
-    try:
-        return render_component(component, below)
-    except ConfigError as error:
-        if "already registered" in str(error) or "already exists" in str(error):
-            return standing
-        raise
+    text = (below / "kustomization.yaml").read_text(encoding="utf-8")
+    included = [
+        (below / str(path)).resolve() for document in load(text, where=below) for path in document.get("components") or []
+    ]
+    return standing if component in included else render_component(component, below)
 
 
-def _standing(folder: Path, root: Path) -> Path | None:
-    """The system that a folder is applied to; None for what stands by itself."""
-    for parent in folder.parents:
-        if parent.parent == root / "overlays":
-            return parent
-    return root / "base" if folder.is_relative_to(root / "workloads") else None
+def _beside(folder: Path, root: Path) -> list[Path]:
+    """The folders whose objects stand in the same namespace: of an overlay its system and its workloads, else the base and all workloads."""
+    overlay = next((part for part in (folder, *folder.parents) if part.parent == root / "overlays"), None)
+    if overlay is None and folder != root / "base" and not folder.is_relative_to(root / "workloads"):
+        return []
+    together = kustomizations(overlay) if overlay else [root / "base", *kustomizations(root / "workloads")]
+    return [other for other in together if other != folder and not is_component(other)]
 
 
 def source_errors(root: Path) -> Iterator[tuple[str, str]]:
     """What is ambiguous in the YAML that is written, before Kustomize reads it and says what it took it for."""
     for path in sorted(path for path in root.rglob("*") if path.suffix in (".yaml", ".yml") and path.is_file()):
         try:
-            text = path.read_text(encoding="utf-8")
-            # a file of patches is a list of them
-            load("\n".join(f"  {line}" for line in ["patches:", *text.splitlines()])[2:] if text.lstrip("# \n").startswith("- ") else text, where=path)
+            load_any(path.read_text(encoding="utf-8"), where=path.relative_to(root.parent))
         except ConfigError as error:
-            yield str(path.relative_to(root.parent)), str(error)
+            yield "source", str(error)

@@ -69,11 +69,19 @@ _KUBERAY = frozenset(
 )
 """What KubeRay adds, for itself and for scripts."""
 _LIBRARIES = {
-    "RAY_": ("ray/_private", "ray/_raylet.so", "ray/scripts", "ray/dashboard", "ray/serve/_private", "ray/autoscaler"),
-    "MLFLOW_": ("mlflow/environment_variables.py", "mlflow/server"),
+    "RAY_": (
+        "ray/_private",
+        "ray/_raylet.so",
+        "ray/scripts",
+        "ray/dashboard",
+        "ray/serve/_private",
+        "ray/autoscaler",
+        "ray/_common",
+    ),
+    "MLFLOW_": ("mlflow/environment_variables.py", "mlflow/server", "mlflow/utils/cli_args.py"),
     "DO_NOT_TRACK": ("mlflow/telemetry",),
     "HF_": ("huggingface_hub",),
-    "TRANSFORMERS_": ("transformers/utils",),
+    "TRANSFORMERS_": ("transformers/utils", "huggingface_hub"),
     "AWS_": ("botocore",),
     "DS_": ("deepspeed",),
 }

@@ -110,7 +110,7 @@ def results_are_kept(bundle: Bundle) -> Wrong:
 
 def weights_are_mounted(bundle: Bundle) -> Wrong:
     """A base or records that a recipe names by an absolute path lie on a volume of every pod that reads them."""
-    for where, path, pod, container in recipes(bundle):
+    for where, path, pod, container in recipes(bundle, everybody=False):
         try:
             recipe = recipe_at(bundle, pod, container, path)
         except ConfigError:

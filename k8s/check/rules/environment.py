@@ -16,6 +16,8 @@ from k8s.check.variables import is_read, variables_of
 __all__ = ["RULES"]
 
 _REFERENCE = re.compile(r"(?<!\$)\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
+_KUBERAYS = frozenset({"autoscaler", "wait-gcs-ready"})
+"""Containers that KubeRay adds, and that load nothing: it does not copy `envFrom` to them."""
 _NO_FIELDS = frozenset({"GRUN_API_KEY"})
 
 
@@ -108,7 +110,7 @@ def stays_offline(bundle: Bundle) -> Wrong:
     """Nothing is downloaded at run time, and nothing is told to anybody; only the Job that fetches weights goes out."""
     wanted = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "true"}
     for where, pod, container in bundle.containers:
-        if not is_ours(container) or pod.service_account == "prefetch" or container["name"] == "autoscaler":
+        if not is_ours(container) or pod.service_account == "prefetch" or container["name"] in _KUBERAYS:
             continue
         found = dict(variables_of(bundle, pod, container))
         wrong = {name: found.get(name) for name, value in wanted.items() if found.get(name) != value}

@@ -12,7 +12,7 @@ _REFERENCE = re.compile(r"(?P<name>[^@]+?)(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]
 
 def image_is_pinned(bundle: Bundle) -> Wrong:
     """What `latest` means changes behind one's back; a tag of ours is a version, a digest is better still."""
-    for where, _, container in bundle.containers:
+    for where, _, container in bundle.containers if bundle.is_complete else ():
         image = str(container.get("image"))
         found = _REFERENCE.match(image)
         if not found or not (found["digest"] or found["tag"]) or found["tag"] == "latest":

@@ -13,7 +13,7 @@ from k8s.check.services import backends, find, target_of
 
 __all__ = ["RULES"]
 
-_OUTSIDE = "203.0.113.1"
+_OUTSIDE = "198.51.100.7"
 """An address of nobody, from the range for documentation."""
 _INSIDE = "10.96.0.1"
 _RANDOM_PORT = 34567
