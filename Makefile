@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test check lint types contracts test-slow clean
+.PHONY: setup demo test check lint types contracts manifests kubectl test-slow clean
 
 # installed by a lock, as pyreft pins an old transformers; torch apart from it, as its builds differ from machine to machine
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -37,7 +37,13 @@ types: setup
 contracts: setup
 	$(BIN)/lint-imports
 
-check: lint types contracts test test-slow  ## everything that CI checks
+kubectl: setup  ## what renders manifests: the machine's own where it is new enough, else into .tools
+	$(BIN)/python -c "from k8s.check.render import kubectl; kubectl()" 2>/dev/null || $(BIN)/python -m k8s.check.kubectl
+
+manifests: kubectl  ## render and check k8s/; KUBERAY_CRDS names a folder of KubeRay's CustomResourceDefinitions
+	$(BIN)/python -m k8s.check
+
+check: lint types contracts manifests test test-slow  ## everything that CI checks
 
 clean:
-	rm -rf $(VENV) outputs build *.egg-info
+	rm -rf $(VENV) .tools outputs build *.egg-info
