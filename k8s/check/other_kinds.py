@@ -40,8 +40,8 @@ _RELABEL = _object(
 )  # fmt: skip
 _ENDPOINT = {
     "path": _TEXT, "interval": _DURATION, "scrapeTimeout": _DURATION, "scheme": {"enum": ["http", "https"]}, "honorLabels": _FLAG,
-    "authorization": _object(type=_TEXT, credentials=_object("name key", name=_TEXT, key=_TEXT)),
     "relabelings": _list(_RELABEL), "metricRelabelings": _list(_RELABEL),
+    "authorization": _object("credentials", type=_TEXT, credentials=_object("name key", name=_TEXT, key=_TEXT)),
 }  # fmt: skip
 _MONITOR = {"namespaceSelector": _object(matchNames=_list(_TEXT), any=_FLAG), "jobLabel": _TEXT, "podTargetLabels": _list(_TEXT)}
 _ALERT = _object("expr", alert=_TEXT, record=_TEXT, expr=_TEXT, labels=_LABELS, annotations=_LABELS, **{"for": _DURATION})
