@@ -1,0 +1,1 @@
+"""The manifests, and the code that checks them without a cluster."""

@@ -1,0 +1,98 @@
+"""What Kustomize makes of a folder.
+
+`kubectl` is taken from PATH where its Kustomize is new enough, else from `.tools`, where `make kubectl` puts it.
+"""
+
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from grun.errors import ConfigError
+from k8s.check.strict_yaml import Document, load
+
+__all__ = ["REPOSITORY", "is_component", "kubectl", "kustomizations", "render", "render_component"]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+"""Root of the repository."""
+_LEAST_KUSTOMIZE = 5
+_FILES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
+
+
+def _kustomize_version(binary: str) -> int | None:
+    """Major version of the Kustomize inside a `kubectl`; None where it cannot be asked."""
+    try:
+        done = subprocess.run(
+            [binary, "version", "--client", "-o", "json"], capture_output=True, text=True, timeout=60, check=True
+        )
+        found = re.match(r"v(\d+)\.", json.loads(done.stdout)["kustomizeVersion"])
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError):
+        return None
+    return int(found.group(1)) if found else None
+
+
+@functools.cache
+def kubectl() -> str:
+    """The `kubectl` that renders.
+
+    Raises:
+        ConfigError: there is none, or only one with an old Kustomize.
+    """
+    for candidate in (shutil.which("kubectl"), str(REPOSITORY / ".tools" / "kubectl")):
+        if candidate and (_kustomize_version(candidate) or 0) >= _LEAST_KUSTOMIZE:
+            return candidate
+    raise ConfigError(
+        f"rendering needs a `kubectl` with Kustomize {_LEAST_KUSTOMIZE} or newer, got none on PATH and none in .tools; run `make kubectl`"
+    )
+
+
+def kustomizations(root: Path) -> list[Path]:
+    """Folders at and below `root` that hold a kustomization, sorted."""
+    return sorted({path.parent for name in _FILES for path in root.rglob(name)})
+
+
+def is_component(folder: Path) -> bool:
+    """Whether the kustomization of a folder is a component, which something else has to stand on."""
+    texts = [(folder / name).read_text(encoding="utf-8") for name in _FILES if (folder / name).is_file()]
+    return any(document.get("kind") == "Component" for text in texts for document in load(text, where=folder))
+
+
+def render(folder: Path) -> list[Document]:
+    """Return the documents that `kubectl kustomize FOLDER` prints.
+
+    Raises:
+        ConfigError: the folder holds no kustomization, Kustomize refuses it, or what comes out is ambiguous YAML.
+    """
+    if not any((folder / name).is_file() for name in _FILES):
+        raise ConfigError(
+            f"a folder to render must hold a kustomization.yaml, got {str(folder)!r}; name an overlay, as k8s/overlays/local-cpu"
+        )
+    # no server is asked, so none may be named either
+    done = subprocess.run(
+        [kubectl(), "kustomize", str(folder)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KUBECONFIG": os.devnull},
+        check=False,
+    )
+    if done.returncode:
+        raise ConfigError(f"Kustomize must accept {folder}, got: {done.stderr.strip()}; mend the kustomization")
+    return load(done.stdout, where=folder)
+
+
+def render_component(component: Path, below: Path) -> list[Document]:
+    """Return the documents of a component on top of the kustomization `below`."""
+    # outside the manifests, so that nobody else finds it
+    with tempfile.TemporaryDirectory(prefix="kustomization-") as temporary:
+        folder = Path(temporary).resolve()
+        stack = {
+            "resources": [os.path.relpath(below.resolve(), folder)],
+            "components": [os.path.relpath(component.resolve(), folder)],
+        }
+        text = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", **stack}
+        (folder / _FILES[0]).write_text(json.dumps(text), encoding="utf-8")  # JSON is YAML
+        return render(folder)
