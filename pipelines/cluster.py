@@ -10,6 +10,7 @@ import ray
 
 from grun.config import Recipe
 from grun.errors import ClusterError
+from pipelines.transfers import telling_of_transfers
 
 __all__ = ["check_resources", "connected", "worker_environment"]
 
@@ -75,7 +76,8 @@ def connected(recipe: Recipe) -> Iterator[None]:
     # Ray installs a handler of its own, which ends the process where ours lets the work end tidily
     signal.signal(signal.SIGTERM, handler)
     try:
-        yield
+        with telling_of_transfers(recipe):
+            yield
     finally:
         ray.shutdown()
 
