@@ -17,7 +17,6 @@ from pipelines.checks import (
     check_base,
     check_metrics,
     check_rows,
-    check_storage,
     check_tracking,
     note_missing_metrics,
 )
@@ -49,7 +48,6 @@ def check(recipe: Recipe) -> Prepared:
     if all(lesson.is_done for lesson in prepared.lessons):
         check_rows(recipe, prepared)
     check_tracking(recipe.tracking)
-    check_storage(recipe)
     return prepared
 
 

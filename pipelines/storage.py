@@ -110,11 +110,12 @@ class Storage:
             )
 
     def list(self, folder: str = "") -> list[StoredObject]:
-        """All objects below a folder; none where it is not there."""
+        """All objects below a folder, by path; none where it is not there."""
         selector = arrow_fs.FileSelector(self._full(folder), recursive=True, allow_not_found=True)
         with self._speaking(f"list {self.at(folder)!r}"):
             found = self._fs.get_file_info(selector)
-        return [_stored(info, self.root) for info in found if info.type == arrow_fs.FileType.File]
+        objects = [_stored(info, self.root) for info in found if info.type == arrow_fs.FileType.File]
+        return sorted(objects, key=lambda found: found.path)
 
     def size(self, path: str) -> int | None:
         """Size of an object in bytes; None where it is not there."""
@@ -136,11 +137,11 @@ class Storage:
             FileNotFoundError: it is not there.
         """
         doing = f"read {self.at(path)!r}"
-        with self._speaking(doing):
+        with self._speaking(doing, may_be_absent=True):
             stream = self._fs.open_input_stream(self._full(path))
         with stream:
             while True:
-                with self._speaking(doing):
+                with self._speaking(doing, may_be_absent=True):
                     block = stream.read(_BLOCK)
                 if not block:
                     return
@@ -167,7 +168,7 @@ class Storage:
     def delete(self, *paths: str) -> None:
         """Delete objects; those that are not there already are passed over."""
         for path in paths:
-            with self._speaking(f"delete {self.at(path)!r}"), suppress(FileNotFoundError):
+            with suppress(FileNotFoundError), self._speaking(f"delete {self.at(path)!r}", may_be_absent=True):
                 self._fs.delete_file(self._full(path))
 
     def delete_empty(self, folder: str) -> None:
@@ -211,13 +212,13 @@ class Storage:
         return f"{self.root}/{path}".rstrip("/")
 
     @contextmanager
-    def _speaking(self, doing: str) -> Iterator[None]:
-        """Say what a failure means. That something is not there is for the caller to judge."""
+    def _speaking(self, doing: str, *, may_be_absent: bool = False) -> Iterator[None]:
+        """Say what a failure means; that something is not there is for the caller to judge where it may be so."""
         try:
             yield
-        except FileNotFoundError:
-            raise
         except (OSError, pyarrow.ArrowException) as error:
+            if may_be_absent and isinstance(error, FileNotFoundError):
+                raise
             reason, remedy = _explain(error)
             raise StorageError(
                 f"`{self.setting}` must be storage that can be reached and used, got {self.uri!r}: could not {doing}, as {reason} "

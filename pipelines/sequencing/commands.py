@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from grun.config import Recipe
 from grun.ledger import Ledger
-from pipelines.checks import check_storage, check_tracking
+from pipelines.checks import check_tracking
 from pipelines.cluster import check_resources, connected
 from pipelines.console import check_writable, note, summary
 from pipelines.ledger_store import LedgerStore
@@ -33,7 +33,6 @@ def open_work(recipe: Recipe) -> Iterator[Work]:
     recipe = ledger_recipe(recipe)
     check_writable(recipe.output)
     check_tracking(recipe.tracking)
-    check_storage(recipe)
     shared = universe(recipe)
     store = LedgerStore.open(recipe)
     with store.hold(process_owner()) as lease:
