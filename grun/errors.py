@@ -5,6 +5,7 @@
     ├── DataError        a record, a split or a prompt is not what it should be
     ├── ModelError       a base model is missing, damaged or not of a supported shape
     ├── CacheError       a prefix cache is unfinished, damaged, too large or was made for something else
+    ├── StorageError     shared storage cannot be reached or refuses, or what it holds is damaged
     ├── AdapterError     an adapter folder is damaged or does not fit the base
     ├── TrainingError    training cannot go on (non-finite loss, a tensor that nothing trains)
     ├── ClusterError     the cluster cannot run what was asked for
@@ -33,6 +34,7 @@ __all__ = [
     "ModelError",
     "PromotionBusyError",
     "PromotionError",
+    "StorageError",
     "TrackingError",
     "TrainingError",
     "near_miss",
@@ -57,6 +59,10 @@ class ModelError(GrunError):
 
 class CacheError(GrunError):
     """A prefix cache is unfinished, damaged, too large or was made for something else."""
+
+
+class StorageError(GrunError):
+    """Shared storage cannot be reached or refuses, or an object there is not what was written."""
 
 
 class AdapterError(GrunError):

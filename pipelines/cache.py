@@ -1,6 +1,6 @@
-"""Cache: list the prefix caches of an output folder, or remove those that nobody has used for a while.
+"""Cache: list the prefix caches of an output folder and at `cache.uri`, or remove those that nobody has used for a while.
 
-    python pipelines/cache.py [--prune] [--unused-days N] [--output FOLDER]
+    python pipelines/cache.py [--prune] [--unused-days N] [--output FOLDER] [--cache.uri URI]
 
 A cache holds keys, values and hidden states of the records, those to be forgotten among them; remove it when a request is done.
 """
@@ -8,7 +8,7 @@ A cache holds keys, values and hidden states of the records, those to be forgott
 import argparse
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,10 @@ from grun.lm.prefix_cache import CACHE_FILE, CacheSpec, read_probe, read_spec
 from pipelines.caching import cache_root
 from pipelines.cli import parse_command, run_command
 from pipelines.console import note, summary
+from pipelines.node_copies import copies_left, sweep_nodes
+from pipelines.shared_caches import Entry, SharedCaches
 
-__all__ = ["main", "prune", "stored_caches"]
+__all__ = ["main", "prune", "prune_shared", "stored_caches"]
 
 _DAY = 24 * 3600
 
@@ -85,26 +87,76 @@ def prune(recipe: Recipe, unused_days: float) -> list[StoredCache]:
     return removed
 
 
+def prune_shared(recipe: Recipe, shared: SharedCaches, unused_days: float) -> list[Entry]:
+    """Delete what no run has asked for in so many days at the URI, with the copies that can be reached; return what was there.
+
+    A copy of this node that it has not read for so long goes too, whoever else reads the cache.
+    """
+    before = time.time() - unused_days * _DAY
+    removed = [entry for entry in shared.entries() if not entry.is_deleted and entry.last_used <= before]
+    for entry in removed:
+        shared.delete(entry.name)
+    for name, last_read in shared.copies().items():
+        if last_read <= before:
+            shared.drop(name)
+    sweep_nodes(recipe)
+    return removed
+
+
+def _describe(shared: SharedCaches, entry: Entry) -> str:
+    """Say in a line what is at the URI."""
+    copies = f"copies on {', '.join(entry.copies)}" if entry.copies else "no copies"
+    if entry.is_deleted:
+        return f"deleted; {copies}, to go when a run there next needs a cache"
+    days = (time.time() - entry.last_used) / _DAY
+    state = shared.state(entry.name) if entry.is_finished else None
+    fits = "not finished" if state is None else "in order" if state.probe.agrees(state.spec.dtype) else "not usable"
+    what = "" if state is None else f"; {state.spec.num_sequences} sequences, base {state.spec.base_digest[:12]}"
+    return f"{entry.num_bytes / 1e6:.1f} MB, {fits}, last used {days:.1f} days ago{what}; {copies}"
+
+
 def _options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to do")
     group.add_argument("--prune", action="store_true", help="remove what nobody has used for a while, instead of listing all")
     group.add_argument(
         "--unused-days", type=float, default=30.0, metavar="N", help="how long that is; 0 removes all [default: 30]"
     )
+    group.add_argument(
+        "--gone-nodes",
+        metavar="NAME,...",
+        help="nodes that are no more, with their disks: their copies of what is at `cache.uri` are counted as deleted",
+    )
+
+
+def _say(verb: str, where: str, num_bytes: int, rows: Mapping[str, str]) -> None:
+    summary(f"{verb} {len(rows)} prefix cache(s), {num_bytes / 1e6:.1f} MB, in {where}", rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb."""
     recipe, options = parse_command(
-        "List the prefix caches of an output folder, or remove old ones.", argv, extra=_options, sections=()
+        "List the prefix caches of an output folder and at `cache.uri`, or remove old ones.",
+        argv,
+        extra=_options,
+        sections=("cache",),
     )
-    caches = prune(recipe, options.unused_days) if options.prune else stored_caches(recipe)
+    shared = SharedCaches.of(recipe)
+    if shared is not None:
+        shared.storage.check()  # where there is no bucket, nothing is listed either, and no error
     verb = "removed" if options.prune else "found"
-    size = sum(cache.num_bytes for cache in caches) / 1e6
-    summary(
-        f"{verb} {len(caches)} prefix cache(s), {size:.1f} MB, in {cache_root(recipe)}",
-        {cache.folder.name: cache.describe() for cache in caches},
-    )
+    caches = prune(recipe, options.unused_days) if options.prune else stored_caches(recipe)
+    size = sum(cache.num_bytes for cache in caches)
+    _say(verb, str(cache_root(recipe)), size, {cache.folder.name: cache.describe() for cache in caches})
+    if shared is None:
+        return 0
+    if options.gone_nodes is not None:
+        count = shared.forget_nodes(options.gone_nodes.split(","))
+        note(f"took {count} cop{'y' if count == 1 else 'ies'} of nodes that are no more off the lists")
+    entries = prune_shared(recipe, shared, options.unused_days) if options.prune else shared.entries()
+    rows = {entry.name: "removed" if options.prune else _describe(shared, entry) for entry in entries}
+    _say(verb, str(recipe.cache.uri), sum(entry.num_bytes for entry in entries), rows)
+    if options.prune and (left := copies_left(recipe)):
+        note(f"copies of deleted caches are left on {', '.join(left)}, and go when a run there next needs a cache")
     return 0
 
 

@@ -3,6 +3,8 @@
     <output>/cache/<digest>/    see :mod:`grun.lm.prefix_cache`, and `records.json`, the digests of the records that it was made
                                 from, by which a purge finds it; beside it `<digest>.lock` while somebody builds
 
+With `cache.uri` it is built and kept there instead (:mod:`pipelines.shared_caches`), and every node reads a copy of its own.
+
 All that training, probes and evaluation will run is known beforehand, so the cache holds exactly that.
 """
 
@@ -25,17 +27,16 @@ from grun.interventions import check_fits
 from grun.lm import PrefixCache, digest_weights, load_tokenizer, resolve_folder
 from grun.lm.cache_build import cache_bytes, cut_into_shards
 from grun.lm.frozen import BaseShape, context_of, load_config, read_shape
-from grun.lm.prefix_cache import CACHE_FILE, CacheSpec, make_spec, read_probe, sequence_digest, shard_path
+from grun.lm.prefix_cache import CACHE_FILE, CacheSpec, CacheState, check_spec, make_spec, read_state, sequence_digest, shard_path
 from grun.objectives import Needs, build_objective, read_layer
 from grun.training import training_rows
 from pipelines.cache_tasks import build_shard, finish_cache
 from pipelines.console import note
 from pipelines.prepared import Prepared
+from pipelines.shared_caches import RECORDS_FILE, SharedCaches, rows_digest
 from pipelines.tasks import HelperTask, run_tasks
 
 __all__ = ["RECORDS_FILE", "CachePlan", "cache_root", "ensure_cache", "link_shards", "plan_cache"]
-
-RECORDS_FILE = "records.json"
 
 _PROBE_ROWS = 8
 
@@ -45,6 +46,7 @@ class CachePlan:
     """A cache that is to be there."""
 
     folder: Path
+    """Where it will be read: in the output folder, or this node's copy of what is at `cache.uri`."""
     spec: CacheSpec
     examples: tuple[Example, ...]
     num_bytes: int
@@ -62,7 +64,7 @@ class CachePlan:
 
 
 def cache_root(recipe: Recipe) -> Path:
-    """Where the caches of an output folder are."""
+    """Where the caches of an output folder are, and the locks of those that are built from it."""
     return recipe.output.absolute() / "cache"
 
 
@@ -100,7 +102,9 @@ def plan_cache(
     size = cache_bytes(spec, key_value_size=shape.key_value_size, hidden_size=shape.hidden_size)
     if shared is not None:
         size -= shared.num_bytes
-    return CachePlan(cache_root(recipe) / spec.digest, spec, tuple(examples), size, shared)
+    elsewhere = SharedCaches.of(recipe)
+    folder = cache_root(recipe) / spec.digest if elsewhere is None else elsewhere.folder(spec.digest)
+    return CachePlan(folder, spec, tuple(examples), size, shared)
 
 
 def _beside(examples: Iterable[Example], others: Iterable[Example]) -> list[Example]:
@@ -154,10 +158,12 @@ def ensure_cache(
         common: as for :func:`plan_cache`.
 
     Returns:
-        None where the whole base has to be run: the cache is off, or cannot be used and `cache.mode` is `auto`.
+        None where the whole base has to be run: the cache is off, or cannot be used and `cache.mode` is `auto`. With `cache.uri`,
+        the folder of a copy that a process fetches before it reads (:func:`pipelines.shared_caches.at_hand`).
 
     Raises:
         CacheError: a cache that is there is damaged or unfinished; or there can be none and `cache.mode` is `require`.
+        StorageError: what is at `cache.uri` cannot be reached, or is damaged.
     """
     if recipe.cache.mode == "off":
         return None
@@ -180,23 +186,38 @@ class _UnusableError(Exception):
 
 def _ensure(recipe: Recipe, prepared: Prepared, plan: CachePlan) -> None:
     """Build a cache where it is not there, and check it."""
-    plan.folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(plan.folder.with_suffix(".lock")):
+    shared = SharedCaches.of(recipe)
+    cache_root(recipe).mkdir(parents=True, exist_ok=True)
+    with FileLock(cache_root(recipe) / f"{plan.spec.digest}.lock"):
         try:
-            if not (plan.folder / CACHE_FILE).is_file():
+            if not _is_there(plan, shared):
                 _check_size(recipe, plan)
-                _build(recipe, prepared, plan)
-            _check_probe(plan)
+                _build(recipe, prepared, plan, shared)
+            state = read_state(plan.folder) if shared is None else shared.state(plan.spec.digest)
+            assert state is not None
+            _check_probe(state)
         except CacheError as error:
             raise _UnusableError(error) from None
         # a damaged cache stops the run whatever the mode: nothing is computed again behind anybody's back
-        PrefixCache.open(plan.folder, plan.spec)
-        (plan.folder / CACHE_FILE).touch()
+        if shared is None:
+            PrefixCache.open(plan.folder, plan.spec)
+            (plan.folder / CACHE_FILE).touch()
+        else:  # every node checks what it copies
+            check_spec(state.spec, plan.spec, shared.storage.at(plan.spec.digest))
+            shared.touch(plan.spec.digest)
+
+
+def _is_there(plan: CachePlan, shared: SharedCaches | None) -> bool:
+    if shared is None:
+        return (plan.folder / CACHE_FILE).is_file()
+    return shared.state(plan.spec.digest) is not None
 
 
 def _check_size(recipe: Recipe, plan: CachePlan) -> None:
-    free = shutil.disk_usage(plan.folder.parent).free
-    for limit, what in ((recipe.cache.max_gb * 1e9, "`cache.max_gb`"), (float(free), "the free space of its disk")):
+    limits = [(recipe.cache.max_gb * 1e9, "`cache.max_gb`")]
+    if recipe.cache.uri is None:
+        limits.append((float(shutil.disk_usage(plan.folder.parent).free), "the free space of its disk"))
+    for limit, what in limits:
         if plan.num_bytes > limit:
             raise CacheError(
                 f"a prefix cache must fit {what}, {limit / 1e9:.3g} GB, got {plan.num_bytes / 1e9:.3g} GB for {plan.spec.num_sequences} "
@@ -204,24 +225,19 @@ def _check_size(recipe: Recipe, plan: CachePlan) -> None:
             )
 
 
-def _check_probe(plan: CachePlan) -> None:
-    probe = read_probe(plan.folder)
-    if not probe.agrees(plan.spec.dtype):
+def _check_probe(state: CacheState) -> None:
+    if not state.probe.agrees(state.spec.dtype):
         raise CacheError(
-            f"cached and full passes must give the same gradients, got a relative difference of {probe.gradient_rel_error:.2g} on the "
+            f"cached and full passes must give the same gradients, got a relative difference of {state.probe.gradient_rel_error:.2g} on the "
             "probe batch; this architecture cannot be fed from a cache: set `cache.mode: off`"
         )
 
 
-def _build(recipe: Recipe, prepared: Prepared, plan: CachePlan) -> None:
+def _build(recipe: Recipe, prepared: Prepared, plan: CachePlan, shared: SharedCaches | None) -> None:
     """Compute the shards in tasks beside each other, compare a probe batch both ways, and declare the cache finished."""
-    plan.folder.mkdir(exist_ok=True)
-    digests = sorted({example.digest for example in plan.examples})
-    (plan.folder / RECORDS_FILE).write_text(json.dumps(digests), encoding="utf-8")  # first: a build may stop anywhere
-    arguments = {"recipe": recipe, "base": prepared.base, "folder": plan.folder, "spec": plan.spec}
     num_linked, shards = plan.shards(recipe.cache.sequences_per_shard)
-    if plan.common is not None:
-        link_shards(plan.common.folder, plan.folder, num_linked)
+    _begin(plan, shared, shards[:num_linked])
+    arguments = {"recipe": recipe, "base": prepared.base, "folder": plan.folder, "spec": plan.spec}
     new = list(enumerate(shards))[num_linked:]
     title = f"building the prefix cache, {plan.num_bytes / 1e6:.0f} MB in {len(new)} file(s)"
     run_tasks(
@@ -231,8 +247,23 @@ def _build(recipe: Recipe, prepared: Prepared, plan: CachePlan) -> None:
         title=title,
     )
     probe = plan.examples[:: max(1, len(plan.examples) // _PROBE_ROWS)][:_PROBE_ROWS]
-    task = HelperTask("comparing cached and full passes", finish_cache, {**arguments, "probe": probe})
+    rows = [rows_digest(examples) for examples in shards]
+    task = HelperTask("comparing cached and full passes", finish_cache, {**arguments, "probe": probe, "rows": rows})
     run_tasks(recipe, [task], shared=recipe.output.absolute())
+
+
+def _begin(plan: CachePlan, shared: SharedCaches | None, common: Sequence[Sequence[Example]]) -> None:
+    """Write down what a cache is made from, as a build may stop anywhere, and take over the shards of the common one."""
+    digests = sorted({example.digest for example in plan.examples})
+    if shared is None:
+        plan.folder.mkdir(exist_ok=True)
+        (plan.folder / RECORDS_FILE).write_text(json.dumps(digests), encoding="utf-8")
+        if plan.common is not None:
+            link_shards(plan.common.folder, plan.folder, len(common))
+        return
+    shared.begin(plan.spec.digest, digests)
+    if plan.common is not None:
+        shared.take_over(plan.common.spec.digest, plan.spec.digest, enumerate(map(rows_digest, common)))
 
 
 def link_shards(source: Path, target: Path, count: int) -> None:

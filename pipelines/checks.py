@@ -21,6 +21,7 @@ from pipelines.mlflow_store import Store
 from pipelines.prepared import Prepared
 from pipelines.retain_logs import check_logs
 from pipelines.scoring import questions_of
+from pipelines.shared_caches import SharedCaches
 
 __all__ = [
     "check_answers",
@@ -29,6 +30,7 @@ __all__ = [
     "check_metrics",
     "check_rows",
     "check_saved_adapter",
+    "check_storage",
     "check_tracking",
     "note_missing_metrics",
 ]
@@ -147,6 +149,17 @@ def check_saved_adapter(recipe: Recipe, prepared: Prepared, folder: Path) -> Non
         hidden_size=shape.hidden_size,
         num_layers=shape.num_layers,
     )
+
+
+def check_storage(recipe: Recipe) -> None:
+    """Refuse shared storage of caches that this process cannot write to, read and delete from.
+
+    Raises:
+        StorageError: with the address and the reason.
+    """
+    shared = SharedCaches.of(recipe)
+    if shared is not None and recipe.cache.mode != "off":
+        shared.storage.check()
 
 
 def check_tracking(config: TrackingConfig) -> None:

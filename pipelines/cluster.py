@@ -11,6 +11,7 @@ from ray.autoscaler.sdk import request_resources
 
 from grun.config import Recipe
 from grun.errors import ClusterError
+from pipelines.transfers import telling_of_transfers
 
 __all__ = ["asking_for_room", "check_resources", "connected", "worker_environment"]
 
@@ -76,7 +77,8 @@ def connected(recipe: Recipe) -> Iterator[None]:
     # Ray installs a handler of its own, which ends the process where ours lets the work end tidily
     signal.signal(signal.SIGTERM, handler)
     try:
-        yield
+        with telling_of_transfers(recipe):
+            yield
     finally:
         ray.shutdown()
 

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from grun.config import Recipe
 from grun.data.records import Record
-from pipelines.checks import check_answers, check_base, check_metrics, check_rows, check_tracking, note_missing_metrics
+from pipelines.checks import (
+    check_answers,
+    check_base,
+    check_metrics,
+    check_rows,
+    check_tracking,
+    note_missing_metrics,
+)
 from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import check_writable, note, summary

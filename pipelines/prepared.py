@@ -21,9 +21,10 @@ from typing import overload
 from grun.config import Recipe
 from grun.data.records import Record, digest_records, read_jsonl, to_json
 from grun.data.sequence import distinct
-from grun.data.splits import Splits, make_request, read_splits, with_environment
+from grun.data.splits import Splits, make_request, with_environment
 from grun.errors import ConfigError, DataError
 from grun.requests import UnlearningRequest
+from pipelines.fetched_data import fetched_splits
 
 __all__ = ["Lesson", "Prepared", "plan", "prepared_folder", "prepared_root", "read_prepared", "write_prepared"]
 
@@ -69,10 +70,11 @@ def plan(recipe: Recipe) -> Prepared:
 
     Raises:
         DataError: the data are not what they should be.
+        StorageError: data named by URI cannot be reached.
         ConfigError: both a retain-only model and its logs are named.
     """
     invariance = recipe.objective.invariance
-    splits = with_environment(read_splits(recipe.data), invariance.path if invariance else None)
+    splits = with_environment(fetched_splits(recipe.data), invariance.path if invariance else None)
     request = make_request(recipe.request, recipe.data, splits)
     folder = prepared_folder(recipe, recipe.request.id, splits)
     retain_only = _retain_only(recipe)

@@ -19,6 +19,7 @@ from grun.errors import DataError, LedgerError
 from grun.ledger import RequestState
 from pipelines.caching import RECORDS_FILE, cache_root
 from pipelines.prepared import prepared_root
+from pipelines.shared_caches import SharedCaches
 from pipelines.vault import Vault
 
 __all__ = ["Traces", "find_traces", "remove_traces"]
@@ -31,11 +32,17 @@ class Traces:
     prepared: tuple[Path, ...]
     """Folders of prepared data."""
     caches: tuple[Path, ...]
-    """Folders of prefix caches."""
+    """Folders of prefix caches in the output folder."""
+    shared: tuple[str, ...] = ()
+    """Names of prefix caches at `cache.uri`."""
 
 
 def find_traces(recipe: Recipe, vault: Vault, state: RequestState) -> Traces:
-    """Look through an output folder for the records of a request."""
+    """Look through an output folder, and what is at `cache.uri`, for the records of a request.
+
+    Raises:
+        StorageError: what is at `cache.uri` cannot be reached.
+    """
     prepared = list(_folders(prepared_root(recipe)))
     own = [folder for folder in prepared if _forget_digest(folder) == state.forget.digest]
     digests = {record.digest for record in vault.read(state)} if vault.holds(state.id) else set()
@@ -44,14 +51,27 @@ def find_traces(recipe: Recipe, vault: Vault, state: RequestState) -> Traces:
     return Traces(
         tuple(folder for folder in prepared if folder in own or _prepared_has(folder, digests)),
         tuple(folder for folder in _folders(cache_root(recipe)) if _cache_has(folder, digests)),
+        _shared_with(SharedCaches.of(recipe), digests),
     )
 
 
-def remove_traces(traces: Traces) -> None:
-    """Delete them; nothing is deleted while any of the caches is being built.
+def _shared_with(shared: SharedCaches | None, digests: set[str]) -> tuple[str, ...]:
+    """Names of the caches at `cache.uri` that have any of some records."""
+    if shared is None:
+        return ()
+    shared.storage.check()  # where there is no bucket, nothing is listed either, and no error
+    names = [entry.name for entry in shared.entries() if not entry.is_deleted]
+    return tuple(name for name in names if (known := shared.records(name)) is None or known & digests)
+
+
+def remove_traces(recipe: Recipe, traces: Traces) -> None:
+    """Delete them; nothing is deleted while any of the caches in the output folder is being built.
+
+    Whoever builds one that is shared is told by the storage that it is gone, and takes back what he has written.
 
     Raises:
         LedgerError: somebody builds one.
+        StorageError: what is at `cache.uri` cannot be reached.
     """
     with ExitStack() as locks:
         for folder in traces.caches:
@@ -63,6 +83,10 @@ def remove_traces(traces: Traces) -> None:
                 ) from None
         for folder in (*traces.caches, *traces.prepared):
             shutil.rmtree(folder)
+    shared = SharedCaches.of(recipe)
+    if shared is not None:
+        for name in traces.shared:
+            shared.delete(name)
 
 
 def _folders(root: Path) -> Iterator[Path]:

@@ -26,6 +26,7 @@ from grun.interventions import Edits
 from grun.lm import PrefixCache, digest_weights, resolve_folder
 from pipelines.loaded import loaded_base
 from pipelines.prepared import Prepared, read_prepared
+from pipelines.shared_caches import at_hand
 
 __all__ = [
     "Counter",
@@ -191,5 +192,6 @@ def make_scorer(recipe: Recipe, model: str, on_progress: Any, cache: Path | None
     """What scores a model of the recipe in this process."""
     lm = loaded_base(recipe, model)
     encoder = PromptEncoder(lm.tokenizer, recipe.prompt, context=lm.context)
-    opened = None if cache is None else PrefixCache.open(cache, verify=False)
+    folder = at_hand(recipe, cache)
+    opened = None if folder is None else PrefixCache.open(folder, verify=False)
     return Scorer(lm, encoder, recipe.evaluation.batch_size, recipe.evaluation.max_new_tokens, on_progress, opened)

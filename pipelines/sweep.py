@@ -22,7 +22,7 @@ from grun.config import Recipe
 from grun.errors import ModelError
 from pipelines.caching import ensure_cache
 from pipelines.certifying import certified, check_calibration
-from pipelines.checks import check_answers, check_full_precision
+from pipelines.checks import check_answers, check_full_precision, check_storage
 from pipelines.cli import parse_command, run_command
 from pipelines.cluster import asking_for_room, check_resources, connected
 from pipelines.console import note, progress
@@ -240,6 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_full_precision(recipe)
     space.check(recipe)
     prepared = check(recipe)
+    check_storage(recipe)
     for variant in space.variants(recipe):
         check_answers(variant, prepared.splits)
     check_calibration(recipe, prepared, min(space.thresholds))

@@ -16,7 +16,7 @@ from grun.evaluation.figures import training_curves
 from grun.training import Checkpoints
 from pipelines.caching import ensure_cache
 from pipelines.certifying import certificate_row, certified, check_calibration
-from pipelines.checks import check_full_precision
+from pipelines.checks import check_full_precision, check_storage
 from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, progress, summary
@@ -102,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe, options = parse_command("Train one adapter, record it, and register it as the candidate.", argv)
     check_full_precision(recipe)
     prepared = check(recipe)
+    check_storage(recipe)
     check_calibration(recipe, prepared, recipe.adapter.gate_threshold)
     with connected(recipe):
         check_resources(recipe)

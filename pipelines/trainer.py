@@ -141,7 +141,8 @@ def read_outcome(folder: Path) -> TrainOutcome:
 def worker_config(recipe: Recipe, prepared: Prepared, cache: Path | None) -> dict[str, Any]:
     """What a worker needs to know; plain values, as they travel between processes."""
     return {
-        "recipe": recipe.model_dump(mode="json"),
+        # Ray Train gives each worker a working folder of its own
+        "recipe": {**recipe.model_dump(mode="json"), "output": str(recipe.output.absolute())},
         "prepared": str(prepared.folder),
         "base": prepared.base,
         "cache": str(cache) if cache else None,

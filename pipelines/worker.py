@@ -44,6 +44,7 @@ from pipelines.deepspeed_engine import DeepSpeedEngine, resident_share
 from pipelines.entry import ERROR_FILE, OUTCOME_FILE, STOP_FILE
 from pipelines.prepared import read_prepared
 from pipelines.probe import Probe
+from pipelines.shared_caches import at_hand
 
 __all__ = ["Bench", "build_engine", "recording_errors", "train_worker"]
 
@@ -91,9 +92,9 @@ class Bench:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         recipe = Recipe.parse(config["recipe"])
         request, splits = read_prepared(Path(config["prepared"]))
-        engine = build_engine(recipe, config["base"], config["cache"], every_cut=config.get("every_cut", False))
+        cache = at_hand(recipe, Path(config["cache"]) if config["cache"] else None)
+        engine = build_engine(recipe, config["base"], cache, every_cut=config.get("every_cut", False))
         encoder = PromptEncoder(engine.lm.tokenizer, recipe.prompt, context=engine.lm.context)
-        cache = Path(config["cache"]) if config["cache"] else None
         return cls(request, splits, engine, encoder, resolve_folder(config["base"], recipe.model.revision), cache)
 
     def train(self, recipe: Recipe, run_folder: Path, report: Callable[[dict[str, Any]], None]) -> None:
@@ -143,7 +144,7 @@ class Bench:
         torch.distributed.barrier()
 
 
-def build_engine(recipe: Recipe, base: str, cache_folder: str | None = None, *, every_cut: bool = False) -> Engine:
+def build_engine(recipe: Recipe, base: str, cache_folder: str | Path | None = None, *, every_cut: bool = False) -> Engine:
     """Load the base on this worker: sharded (DeepSpeed, stage 3) or whole; with a prefix cache, its upper part alone.
 
     Args:
@@ -156,7 +157,7 @@ def build_engine(recipe: Recipe, base: str, cache_folder: str | None = None, *, 
     cache = cut = None
     if cache_folder is not None:
         folder = resolve_folder(base, model.revision)
-        # the driver has read every byte; here it is only opened
+        # the driver, or whoever has fetched it, has read every byte; here it is only opened
         cache = PrefixCache.open(Path(cache_folder), verify=False)
         cache.check_base(digest_weights(folder), model.dtype)
         cut = cache.spec.cut if every_cut else min(recipe.adapter.resolve_layers(read_shape(folder).num_layers))

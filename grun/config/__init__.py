@@ -6,7 +6,7 @@ and a line in its table (`GATES`, `FORGET_TERMS`, ...), which the contract tests
 
 from grun.config.adapter import AdapterConfig, GateConfig, LinearGateConfig, Mlp3GateConfig, Mlp5GateConfig, NoGateConfig
 from grun.config.augmentation import AugmentationConfig
-from grun.config.base import Config
+from grun.config.base import Config, is_uri
 from grun.config.cache import CacheConfig
 from grun.config.calibration import CalibrationConfig
 from grun.config.cluster import ClusterConfig
@@ -98,6 +98,7 @@ __all__ = [
     "VariantKind",
     "WgaConfig",
     "WtnpoConfig",
+    "is_uri",
     "merge",
     "read_recipe_file",
 ]

@@ -1,14 +1,16 @@
 """The base of every section of a recipe: frozen, closed, documented by the docstring under each field."""
 
+import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, get_args
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from grun.errors import ConfigError, near_miss
 
-__all__ = ["Config", "InsidePath", "explain", "field_names"]
+__all__ = ["Config", "InsidePath", "PathOrUri", "StorageUri", "explain", "field_names", "is_uri"]
 
 
 class Config(BaseModel):
@@ -28,6 +30,34 @@ def _inside(value: str) -> str:
 
 InsidePath = Annotated[str, AfterValidator(_inside)]
 """A relative file name that cannot leave the folder it is resolved in."""
+
+
+def is_uri(text: str) -> bool:
+    """Whether a text names a place on shared storage (`s3://bucket/folder`) and not a local path."""
+    return "://" in text
+
+
+def _uri(value: str) -> str:
+    # credentials in a URI would be stored with the recipe, in requests and in MLflow
+    hidden = re.sub(r"//[^/@]*@", "//***@", value)
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s]+", value):
+        raise ValueError(
+            f"must be a URI such as `s3://bucket/folder` or `file:///folder`, got {hidden!r}; write the scheme and the place"
+        )
+    parts = urlsplit(value)
+    if "@" in parts.netloc or re.search(r"(?i)(secret|password|token|access_key)", parts.query):
+        raise ValueError(
+            f"must be a URI without credentials, got {hidden.split('?')[0]!r} with some; leave them to the environment (AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY, or the node's own role)"
+        )
+    return value
+
+
+StorageUri = Annotated[str, AfterValidator(_uri)]
+"""A folder on shared storage, by any URI that pyarrow's file systems know, without credentials."""
+
+PathOrUri = Annotated[str, AfterValidator(lambda value: _uri(value) if is_uri(value) else value)]
+"""A local path, or a folder on shared storage."""
 
 
 def field_names(annotation: Any) -> set[str]:

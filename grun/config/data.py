@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 
-from grun.config.base import Config, InsidePath
+from grun.config.base import Config, InsidePath, PathOrUri
 
 __all__ = ["DataConfig", "HubData", "JsonlData", "PromptConfig", "TestbedData", "TofuData"]
 
@@ -29,25 +29,32 @@ class TestbedData(_SplitOptions):
 
 
 class TofuData(_SplitOptions):
-    """A local folder in the layout of the published TOFU data set (one JSON object a line).
+    """A folder in the layout of the published TOFU data set (one JSON object a line).
 
     Where it holds a file `holdout01.json`, `holdout05.json` or `holdout10.json` for the forget split, those are the non-members:
     records like the others that no model was ever taught, for membership inference.
     """
 
     kind: Literal["tofu"] = "tofu"
-    path: str
-    """The folder that holds `forget05.json`, `retain95.json` and the `_perturbed` files."""
+    path: PathOrUri
+    """The folder that holds `forget05.json`, `retain95.json` and the `_perturbed` files; or its URI (`s3://bucket/folder`)."""
     forget: Literal["forget01", "forget05", "forget10"] = "forget05"
     """Which TOFU split is forgotten; the retain split is the complement."""
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that are read, as far as they are there."""
+        kept, held_out = f"retain{100 - int(self.forget[-2:]):02d}", f"holdout{self.forget[-2:]}"
+        perturbed = ("retain_perturbed", "real_authors_perturbed", "world_facts_perturbed")
+        return tuple(f"{name}.json" for name in (f"{self.forget}_perturbed", kept, *perturbed, held_out))
+
 
 class JsonlData(_SplitOptions):
-    """A local folder of JSON Lines files with `question`/`answer` or `text` records."""
+    """A folder of JSON Lines files with `question`/`answer` or `text` records."""
 
     kind: Literal["jsonl"] = "jsonl"
-    path: str
-    """The folder that holds the files named below."""
+    path: PathOrUri
+    """The folder that holds the files named below; or its URI (`s3://bucket/folder`)."""
     forget: InsidePath = "forget.jsonl"
     """File of the records to forget, inside the folder."""
     retain: InsidePath = "retain.jsonl"
@@ -56,6 +63,11 @@ class JsonlData(_SplitOptions):
     """File of records that are never trained on; unset: `holdout_frac` of the retain records."""
     nonmembers: InsidePath | None = None
     """File of records like those to forget that neither base nor adapter ever saw, for membership inference."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that are read."""
+        return tuple(name for name in (self.forget, self.retain, self.holdout, self.nonmembers) if name is not None)
 
 
 class HubData(_SplitOptions):

@@ -38,11 +38,13 @@ __all__ = [
     "CachedRow",
     "PrefixCache",
     "ShardIndex",
+    "check_spec",
     "file_digest",
     "make_spec",
     "prompt_digest",
     "read_probe",
     "read_spec",
+    "read_state",
     "sequence_digest",
     "shard_path",
 ]
@@ -258,12 +260,8 @@ class PrefixCache:
             CacheError: it is not finished, damaged, or was made for something else.
         """
         found = read_spec(folder)
-        if spec is not None and found != spec:
-            differing = [name for name in CacheSpec.model_fields if getattr(found, name) != getattr(spec, name)]
-            raise CacheError(
-                f"a prefix cache serves only what it was made for, got another {', '.join(differing)} in {str(folder)!r}; "
-                "delete that folder, or use the settings that it was made with"
-            )
+        if spec is not None:
+            check_spec(found, spec, str(folder))
         return cls.open_shards(folder, found, verify=verify)
 
     @classmethod
@@ -315,13 +313,27 @@ class PrefixCache:
         return known or (example.num_answer_tokens == 1 and prompt_digest(example.prompt_ids) in self._by_prompt)
 
 
+def check_spec(found: CacheSpec, wanted: CacheSpec, where: str) -> None:
+    """Refuse a cache that was made for something else.
+
+    Raises:
+        CacheError: with what differs.
+    """
+    if found != wanted:
+        differing = [name for name in CacheSpec.model_fields if getattr(found, name) != getattr(wanted, name)]
+        raise CacheError(
+            f"a prefix cache serves only what it was made for, got another {', '.join(differing)} in {where!r}; "
+            "delete that folder, or use the settings that it was made with"
+        )
+
+
 def read_spec(folder: Path) -> CacheSpec:
     """Read what a finished cache says it is.
 
     Raises:
         CacheError: it is not finished, or not a cache.
     """
-    return _read(folder).spec
+    return read_state(folder).spec
 
 
 def read_probe(folder: Path) -> CacheProbe:
@@ -330,10 +342,15 @@ def read_probe(folder: Path) -> CacheProbe:
     Raises:
         CacheError: it is not finished, or not a cache.
     """
-    return _read(folder).probe
+    return read_state(folder).probe
 
 
-def _read(folder: Path) -> CacheState:
+def read_state(folder: Path) -> CacheState:
+    """Read all that a finished cache says of itself.
+
+    Raises:
+        CacheError: it is not finished, or not a cache.
+    """
     try:
         return CacheState.model_validate_json((folder / CACHE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -6,15 +6,15 @@ the request before its entry is there.
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 
 from grun.config import Recipe, RequestConfig, TestbedData
-from grun.data.records import Record, digest_records, read_jsonl
+from grun.data.records import Record, digest_records
 from grun.data.testbed import people_to_forget
 from grun.errors import ConfigError, DataError
 from grun.ledger import Details, Ledger
 from grun.requests import Source
 from pipelines.console import check_writable, note, summary
+from pipelines.fetched_data import fetched_records
 from pipelines.ledger_store import LedgerStore
 from pipelines.ledger_verbs.steps import ledger_step
 from pipelines.owner import owner
@@ -39,14 +39,14 @@ def options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--forget",
         metavar="FILE",
-        help="JSON Lines with the records to forget: `question` and `answer`, or `text`; on the testbed, unset: the next invented person",
+        help="JSON Lines with the records to forget, a path or URI: `question` and `answer`, or `text`; on the testbed, unset: the next invented person",
     )
     group.add_argument("--by", metavar="NAME", help="who makes the request [default: the user of this process, as user@host]")
 
 
 def run(recipe: Recipe, arguments: argparse.Namespace) -> int:
     """Add the request."""
-    records = _read(recipe.request, Path(arguments.forget)) if arguments.forget is not None else None
+    records = _read(recipe.request, arguments.forget) if arguments.forget is not None else None
     check_writable(recipe.output)
     store, vault = LedgerStore.open(recipe), Vault.of(recipe)
     ledger = store.read()
@@ -76,7 +76,7 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _read(request: RequestConfig, path: Path) -> tuple[Record, ...]:
+def _read(request: RequestConfig, path: str) -> tuple[Record, ...]:
     """The records of a file, for a request that has a name and a reason of its own."""
     for field in ("id", "reason"):
         value, default = getattr(request, field), RequestConfig.model_fields[field].default
@@ -84,7 +84,7 @@ def _read(request: RequestConfig, path: Path) -> tuple[Record, ...]:
             raise ConfigError(
                 f"a request needs its own `request.{field}`, got the demonstration's {default!r} with `--forget`; give `--request.{field}`"
             )
-    records = read_jsonl(path)
+    records = fetched_records(path)
     _check_distinct(records)
     return records
 

@@ -14,7 +14,7 @@ from grun.config import Recipe
 from grun.errors import GrunError
 from grun.ledger import CertificateDetails, Details, Ledger, RequestState
 from pipelines.certifying import check_calibration
-from pipelines.checks import check_answers, check_base, check_full_precision, check_rows
+from pipelines.checks import check_answers, check_base, check_full_precision, check_rows, check_storage
 from pipelines.console import check_writable, note
 from pipelines.entry import ERROR_FILE
 from pipelines.prepared import Prepared, write_prepared
@@ -43,6 +43,7 @@ def check_request(recipe: Recipe, shared: Prepared, ledger: Ledger, state: Reque
     """
     check_writable(recipe.output)
     check_full_precision(recipe)
+    check_storage(recipe)
     check_base(recipe)
     records = asked_for(recipe, ledger, at=_began(ledger, state))
     prepared = request_prepared(recipe, shared, state, records)

@@ -1,7 +1,8 @@
 """A request on files: invented questions with paraphrases and wrong answers, and a recipe that trains on them in seconds."""
 
 import json
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from grun.config import Recipe, merge
+from tests.pipelines.s3_server import S3Server, running_s3
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -73,3 +75,27 @@ def recipe_file(tmp_path: Path, make_recipe: MakeRecipe) -> Callable[..., str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server process, one for all tests."""
+    with running_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The same, with its address and credentials in the environment."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server
+
+
+@pytest.fixture(params=["file", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A URI of an empty place on shared storage: a folder, and a bucket of a real server."""
+    if request.param == "file":
+        return f"file://{tmp_path}/shared/caches"
+    server: S3Server = request.getfixturevalue("s3")
+    return f"s3://{server.make_bucket(f'bucket-{uuid.uuid4().hex[:12]}')}/caches"

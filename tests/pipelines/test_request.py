@@ -26,6 +26,7 @@ from pipelines.cli import run_command
 from pipelines.ledger_store import LedgerStore
 from pipelines.prepared import Prepared, write_prepared
 from pipelines.registry import Registry
+from pipelines.shared_caches import SharedCaches
 from pipelines.vault import Vault
 from tests.ledger.example_ledger import TRAINED
 from tests.pipelines.processes import Ended
@@ -401,6 +402,45 @@ class TestPurge:
         ledger.check_continues(before)
         assert (ledger.entries[-1].action, ledger.state("r1").purged, ledger.state("r2").purged) == ("purged", True, False)
         assert "1 in the vault are what was asked to be forgotten, 0 are not there, 1 were purged" in run("verify").out
+
+    def test_shared_caches_go_too_and_nodes_that_have_copies_are_named(
+        self, add: Verb, run: Verb, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        place = f"file://{tmp_path}/shared"
+        found = {"output": str(output), "cache": {"uri": place, "local": str(tmp_path / "here")}}
+        here, other = (
+            SharedCaches.of(Recipe.parse({**found, "cache": {"uri": place, "local": str(tmp_path / name)}}))
+            for name in ("here", "other")
+        )
+        assert here is not None
+        assert other is not None
+        add("r1")
+        store_of(output).append("revoked", "r1")
+        for name, rows in (("has-it", (*records("kept"), records("r1")[1])), ("has-not", records("r2"))):
+            for shared in (here, other):
+                shared.begin(name, [row.digest for row in rows])
+                (shared.enter(name) / "shard-00000.safetensors").write_bytes(b"keys and values")
+            here.store.publish(here.folder(name), name)
+        here.storage.write("unknown/objects/0", b"left by somebody")
+        ended = run("purge", "r1", "--cache.uri", place, "--cache.local", tmp_path / "here")
+        assert ended.status == 0, ended.err
+        assert "has-it, unknown" in ended.out
+        assert f"copies of deleted caches are left on 1 node(s) that cannot be reached from here, {here.node}:" in ended.err
+        assert (here.folder("has-it").exists(), other.folder("has-it").exists()) == (False, True)
+        assert here.folder("has-not").exists()
+        assert {entry.name: entry.is_deleted for entry in here.entries()} == {"has-it": True, "has-not": False}
+        other.fetch("has-not")
+        assert not other.folder("has-it").exists()
+        assert "left: none" in run("purge", "r1", "--cache.uri", place, "--cache.local", tmp_path / "here").out
+
+    def test_nothing_is_deleted_where_the_shared_caches_cannot_be_looked_at(self, add: Verb, run: Verb, output: Path) -> None:
+        add("r1")
+        store_of(output).append("revoked", "r1")
+        held = cache(output, "has-it", records("r1"))
+        assert "got 'file:///proc/none': could not write" in run("purge", "r1", "--cache.uri", "file:///proc/none").message
+        assert held.exists()
+        assert (output / "vault" / "demo" / "r1").exists()
 
     def test_given_again_it_deletes_what_has_come_back_and_writes_nothing(self, add: Verb, run: Verb, output: Path) -> None:
         add("r1")
