@@ -60,7 +60,7 @@ def _shared_with(shared: SharedCaches | None, digests: set[str]) -> tuple[str, .
     if shared is None:
         return ()
     shared.storage.check()  # where there is no bucket, nothing is listed either, and no error
-    names = [entry.name for entry in shared.entries() if not entry.is_deleted]
+    names = sorted(entry.name for entry in shared.entries() if not entry.is_deleted)
     return tuple(name for name in names if (known := shared.records(name)) is None or known & digests)
 
 

@@ -53,7 +53,7 @@ def running_s3() -> Iterator[S3Server]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
         lines = iter(server.stderr or ())
         try:
-            said = []
+            said: list[str] = []
             while not said or "Running on" not in said[-1]:
                 said.append(next(lines, None) or pytest.fail(f"the S3 server did not start: {said}"))
             # it logs every request, and would wait for a full pipe to be read

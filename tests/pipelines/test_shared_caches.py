@@ -23,6 +23,7 @@ from pipelines.checks import check_storage
 from pipelines.node_copies import copies_left, sweep_nodes
 from pipelines.prepared import Prepared, plan
 from pipelines.shared_caches import RECORDS_FILE, SharedCaches, at_hand
+from pipelines.shared_store import Manifest
 from pipelines.storage import Storage
 from pipelines.tasks import HelperTask
 from pipelines.transfers import Teller, reporting
@@ -149,9 +150,12 @@ class TestBuilding:
         assert (entry.is_finished, entry.is_deleted, shared.state(entry.name)) == (False, False, None)
         assert shared.records(entry.name), "what it was made from is known from the start"
         written: list[int] = []
-        monkeypatch.setattr(
-            SharedCaches, "put_shard", lambda self, name, number, *more: (written.append(number), put(self, name, number, *more))
-        )
+
+        def noted(self: SharedCaches, name: str, number: int, *more: Any) -> None:
+            written.append(number)
+            put(self, name, number, *more)
+
+        monkeypatch.setattr(SharedCaches, "put_shard", noted)
         nodes.go(1)
         PrefixCache.open(on_this_node(recipe, built(recipe, prepared)))
         assert 0 not in written
@@ -177,7 +181,8 @@ class TestBuilding:
         tmp_path: Path,
     ) -> None:
         """Two clusters build at once; the slower one finds the other's cache when it is about to publish its own."""
-        gather, manifests = SharedCaches.gather, []
+        gather = SharedCaches.gather
+        manifests: list[Manifest | None] = []
         slower = recipe.replace({"output": str(tmp_path / "slower")})
 
         def overtaken(self: SharedCaches, name: str, *more: Any) -> Any:

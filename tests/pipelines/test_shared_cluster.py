@@ -44,33 +44,42 @@ def nodes(tmp_path: Path, s3: S3Server) -> Iterator[list[Path]]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def test_a_bucket_gives_every_node_its_cache_and_a_second_cluster_what_the_first_has_built(
-    nodes: list[Path], s3: S3Server, make_recipe: Callable[..., Recipe], recipe_file: Callable[..., str], tmp_path: Path
+def test_a_bucket_gives_every_node_its_cache_and_who_comes_later_what_was_built(
+    nodes: list[Path],
+    s3: S3Server,
+    make_recipe: Callable[..., Recipe],
+    recipe_file: Callable[..., str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    uri = f"s3://{s3.make_bucket('cluster')}/caches"
+    uri, fresh = f"s3://{s3.make_bucket('cluster')}/caches", tmp_path / "fresh"
 
-    def trained(name: str, cache: dict[str, object]) -> dict[str, torch.Tensor]:
-        output = str(tmp_path / name)
+    def trained(name: str, cache: dict[str, str]) -> tuple[dict[str, torch.Tensor], str]:
         settings = {
             "cache": {"mode": "require", "sequences_per_shard": 15, **cache},
             "train": {"num_workers": 2, "engine": "torch"},
         }
-        assert train.main(["--recipe", recipe_file(output=output, **settings)]) == 0
-        return load_file(tmp_path / name / "runs" / "demo" / "adapter" / "adapter.safetensors")
+        capsys.readouterr()
+        assert train.main(["--recipe", recipe_file(name=name, **settings)]) == 0
+        return load_file(tmp_path / "outputs" / "runs" / name / "adapter" / "adapter.safetensors"), capsys.readouterr().err
 
-    adapters = [trained("first", {"uri": uri}), trained("second", {"uri": uri}), trained("alone", {})]
-    for name, value in adapters[2].items():
-        assert torch.equal(adapters[0][name], value)
-        assert torch.equal(adapters[1][name], value)
-    recipe = make_recipe(output=str(tmp_path / "first"), cache={"uri": uri})
+    first, said = trained("first", {"uri": uri})
+    assert "building the prefix cache" in said
+    assert [len(list(node.rglob("cache.json"))) for node in nodes] == [1, 1]
+    second, said = trained("second", {"uri": uri, "local": str(fresh)})
+    assert "building the prefix cache" not in said
+    assert len(list(fresh.rglob("cache.json"))) == 1, "two workers on one folder have one copy"
+    alone, _said = trained("alone", {})
+    for name, value in alone.items():
+        assert torch.equal(first[name], value)
+        assert torch.equal(second[name], value)
+
+    recipe = make_recipe(output=str(tmp_path / "outputs"), cache={"uri": uri})
     shared = SharedCaches.of(recipe)
     assert shared is not None
     [entry] = shared.entries()
-    assert len(entry.copies) == 2
-    assert [len(list(node.rglob("cache.json"))) for node in nodes] == [1, 1]
-
     shared.delete(entry.name)
-    assert len(copies_left(recipe)) == 2
+    assert len(copies_left(recipe)) == 3
     assert sweep_nodes(recipe) == (entry.name,)
-    assert copies_left(recipe) == ()
     assert not [path for node in nodes for path in node.rglob("shard-*")]
+    assert [copy.split(":")[1].startswith(str(fresh)) for copy in copies_left(recipe)] == [True]

@@ -190,9 +190,12 @@ class TestPublishing:
         assert store.manifest("one") is None
         assert store.fetch("one", tmp_path / "node" / "local") is None
         again: list[str] = []
-        monkeypatch.setattr(
-            Storage, "upload", lambda self, file, path, *more: (again.append(path), upload(self, file, path, *more))
-        )
+
+        def noted(self: Storage, file: Path, path: str, *more: Any) -> None:
+            again.append(path)
+            upload(self, file, path, *more)
+
+        monkeypatch.setattr(Storage, "upload", noted)
         store.publish(source, "one")
         assert len(again) == len(FILES) - (fails_at - 1), "what is there is not written again"
         assert store.fetch("one", tmp_path / "node" / "local") is not None
