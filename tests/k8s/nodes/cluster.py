@@ -1,0 +1,90 @@
+"""A cluster of pods: one network, the rules of the rendered policies, the names of the rendered Services."""
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.k8s.nodes.image import Image
+from tests.k8s.nodes.manifests import Documents, PodTemplate
+from tests.k8s.nodes.network import Network
+from tests.k8s.nodes.pod import Pod
+from tests.k8s.nodes.policies import ruleset
+from tests.k8s.nodes.services import hosts_file, service_links
+
+__all__ = ["Cluster"]
+
+_INIT_SECONDS = 180.0
+
+
+class Cluster:
+    """Starts, replaces and removes pods; all of them are gone when the context ends, however it ends."""
+
+    def __init__(
+        self, documents: Iterable[Mapping[str, Any]], images: Mapping[str, Image], services: Iterable[Mapping[str, Any]] = ()
+    ) -> None:
+        """Take what was rendered.
+
+        Args:
+            images: what stands in for each image, by its name without tag and digest.
+            services: Services that controllers make, beside the rendered ones.
+        """
+        self.documents = Documents.of(documents)
+        self.services = [*self.documents.kind("Service"), *services]
+        self.images = images
+        self.pods: list[Pod] = []
+
+    def __enter__(self) -> Self:
+        # short, as the path of a socket in it may have no more than a hundred characters
+        self.folder = Path(tempfile.mkdtemp(prefix="pods-"))
+        self.claims = self.folder / "claims"
+        self.network = Network()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for pod in self.pods:
+            pod.kill()
+        self.network.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def create(self, template: PodTemplate, name: str | None = None) -> Pod:
+        """Make a pod without starting anything in it: it has an address, rules, and its place behind Services."""
+        folder = self.folder / f"{len(list(self.folder.iterdir()))}-{name or template.name}"
+        folder.mkdir()
+        pod = Pod(template, name or template.name, self.network, folder)
+        self.pods.append(pod)
+        self._tell_all()
+        return pod
+
+    def start(self, template: PodTemplate, name: str | None = None) -> Pod:
+        """Make a pod and start it. Its init containers have ended when this returns; whether it is ready, it knows."""
+        pod = self.create(template, name)
+        links = service_links(self.services, self.pods, pod.namespace)
+        pod.start(self.documents, self.images, links, self.claims, init_seconds=_INIT_SECONDS)
+        return pod
+
+    def kill(self, pod: Pod) -> None:
+        """A pod is gone, from one moment to the next, as with its node."""
+        pod.kill()
+        self._forget(pod)
+
+    def delete(self, pod: Pod) -> None:
+        """A pod ends in order."""
+        pod.delete()
+        self._forget(pod)
+
+    def _forget(self, pod: Pod) -> None:
+        self.pods.remove(pod)
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        """Bring names and rules of every pod up to date, as the cluster's DNS and its CNI do."""
+        for pod in self.pods:
+            pod.sandbox.run(["nft", "-f", "-"], text=ruleset(self.documents, self.pods, pod))
+            pod.write_hosts(hosts_file(self.services, self.pods, pod))
+
+    def claim(self, namespace: str, name: str) -> Path:
+        """Folder of the volume behind a claim, as the machine sees it."""
+        return self.claims / namespace / name
