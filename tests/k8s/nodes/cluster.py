@@ -2,37 +2,37 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from k8s.check.services import Service
 from tests.k8s.nodes.image import Image
 from tests.k8s.nodes.manifests import Documents, PodTemplate
 from tests.k8s.nodes.network import Network
-from tests.k8s.nodes.pod import Pod
+from tests.k8s.nodes.pod import Pod, PodError
 from tests.k8s.nodes.policies import ruleset
 from tests.k8s.nodes.services import hosts_file, service_links
 
 __all__ = ["Cluster"]
 
-_INIT_SECONDS = 180.0
+_READY_SECONDS = 180.0
 
 
 class Cluster:
     """Starts, replaces and removes pods; all of them are gone when the context ends, however it ends."""
 
-    def __init__(
-        self, documents: Iterable[Mapping[str, Any]], images: Mapping[str, Image], services: Iterable[Mapping[str, Any]] = ()
-    ) -> None:
+    def __init__(self, documents: Iterable[Mapping[str, Any]], services: Sequence[Service], images: Mapping[str, Image]) -> None:
         """Take what was rendered.
 
         Args:
-            images: what stands in for each image, by its name without tag and digest.
-            services: Services that controllers make, beside the rendered ones.
+            services: all of them, those that controllers make included.
+            images: what stands in for each image, by its name without registry, tag and digest.
         """
         self.documents = Documents.of(documents)
-        self.services = [*self.documents.kind("Service"), *services]
+        self.services = services
         self.images = images
         self.pods: list[Pod] = []
 
@@ -59,11 +59,25 @@ class Cluster:
         return pod
 
     def start(self, template: PodTemplate, name: str | None = None) -> Pod:
-        """Make a pod and start it. Its init containers have ended when this returns; whether it is ready, it knows."""
+        """Make a pod and start it; whether it is ready, it knows."""
         pod = self.create(template, name)
         links = service_links(self.services, self.pods, pod.namespace)
-        pod.start(self.documents, self.images, links, self.claims, init_seconds=_INIT_SECONDS)
+        pod.start(self.documents, self.images, links, self.claims)
         return pod
+
+    def wait_ready(self, *pods: Pod, seconds: float = _READY_SECONDS) -> None:
+        """Wait until pods are ready, all side by side.
+
+        Raises:
+            PodError: a container ended, or it took too long.
+        """
+        deadline = time.monotonic() + seconds
+        waiting = list(pods)
+        while waiting := [pod for pod in waiting if not pod.is_ready]:
+            if time.monotonic() > deadline:
+                logs = "\n".join(pod.logs() for pod in waiting)
+                raise PodError(f"{[pod.name for pod in waiting]} must be ready within {seconds:g} s:\n{logs}")
+            waiting[0].pause()
 
     def kill(self, pod: Pod) -> None:
         """A pod is gone, from one moment to the next, as with its node."""

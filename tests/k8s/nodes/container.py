@@ -17,7 +17,7 @@ from tests.k8s.nodes.network import Sandbox
 
 __all__ = ["Container", "Identity", "effective_identity"]
 
-_KILL_SECONDS = 30.0
+_KILL_SECONDS, _SETUP_POLL_SECONDS = 30.0, 0.05
 _HONOURED = {
     "runAsUser",
     "runAsGroup",
@@ -137,11 +137,22 @@ class Container:
 
     @property
     def first_pid(self) -> int:
-        """Its process 1, by the machine's count."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii").split()
-        if not children:
-            raise ProcessLookupError(f"container {self.name} must be running, got an end with {self.process.poll()}")
-        return int(children[0])
+        """Its process 1, by the machine's count; waits until the container has been set up.
+
+        Raises:
+            ProcessLookupError: it has ended.
+        """
+        while not (self._started.exists() and self._started.stat().st_size):
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=_SETUP_POLL_SECONDS)
+                break
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        pids = children.read_text(encoding="ascii").split() if self.is_running else []
+        if not pids:
+            raise ProcessLookupError(
+                f"container {self.name} must be running, got an end with {self.process.poll()}: {self.tail()}"
+            )
+        return int(pids[0])
 
     def execute(self, command: Sequence[str], *, timeout: float, **variables: str) -> "subprocess.CompletedProcess[str]":
         """Run a command in it, as `kubectl exec` does: the same user, variables and files.

@@ -5,9 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["DOMAIN", "Documents", "PodTemplate", "UnsupportedError", "matches"]
-
-DOMAIN = "cluster.local"
+__all__ = ["Documents", "PodTemplate", "UnsupportedError", "matches"]
 
 
 class UnsupportedError(Exception):

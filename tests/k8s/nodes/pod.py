@@ -2,7 +2,9 @@
 
 import subprocess
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,7 @@ _CONTAINER |= {"resources", "imagePullPolicy", "terminationMessagePolicy", "term
 
 
 class PodError(Exception):
-    """A container ended that should not have, or did not become ready in time; with the end of its log."""
+    """A container ended that should not have, or something took too long; with the ends of logs."""
 
 
 class Pod:
@@ -72,6 +74,7 @@ class Pod:
         self.sandbox = Sandbox(setup=f"hostname {template.spec.get('hostname', name)}")
         self.address = network.attach(self.sandbox)
         self.containers: dict[str, Container] = {}
+        self._waiting: deque[Mapping[str, Any]] = deque()
         (folder / "etc").mkdir()
         # no name server: libraries that ask one before they read the file would wait for it
         (folder / "etc" / "resolv.conf").write_text(f"search {self.namespace}.svc.cluster.local\n", encoding="utf-8")
@@ -97,17 +100,16 @@ class Pod:
             "spec.serviceAccountName": self.spec.get("serviceAccountName", "default"),
         }
 
-    def start(
-        self, documents: Documents, images: Mapping[str, Image], links: Mapping[str, str], claims: Path, *, init_seconds: float
-    ) -> None:
-        """Run the init containers one after another, then start the containers.
+    def start(self, documents: Documents, images: Mapping[str, Image], links: Mapping[str, str], claims: Path) -> None:
+        """Make its volumes and start its first container; :meth:`advance` goes on from there.
 
         Args:
-            images: by name, without tag and digest.
+            images: by name, without registry, tag and digest.
             links: variables of Services.
+            claims: folder of all claims.
 
         Raises:
-            PodError: an init container failed.
+            LookupError: a ConfigMap, a Secret or a claim is missing.
         """
         specs = [*(self.spec.get("initContainers") or ()), *self.spec["containers"]]
         by_name = {spec["name"]: spec for spec in specs}
@@ -115,12 +117,12 @@ class Pod:
         volumes = Volumes(documents, self.namespace, self.folder / "volumes", claims, self.fields, by_name, group)
         folders = {}
         for volume in self.spec.get("volumes") or ():
-            folder, commands = volumes.make(volume)
+            folders[volume["name"]], commands = volumes.make(volume)
             if commands:
                 self.sandbox.run(["sh", "-ec", "\n".join(commands)])
-            folders[volume["name"]] = folder
-        read_only = {v["name"] for v in self.spec.get("volumes") or () if _is_read_only(v)}
-        for spec in specs:
+        read_only = {volume["name"] for volume in self.spec.get("volumes") or () if _is_read_only(volume)}
+
+        def run(spec: Mapping[str, Any]) -> Container:
             image = _find_image(spec["image"], images)
             environment = container_environment(
                 spec,
@@ -133,77 +135,89 @@ class Pod:
             )
             identity = effective_identity(self.spec, spec, image.user)
             mounts = [*self._own_mounts(), *_mounts(spec, folders, read_only)]
-            container = Container(
-                spec, identity, image, {"HOSTNAME": self.name, **environment}, mounts, self.sandbox, self.folder
-            )
-            self.containers[spec["name"]] = container
-            if spec not in self.spec["containers"]:
-                self._finish_init(container, init_seconds)
+            variables = {"HOSTNAME": self.name, **environment}
+            return Container(spec, identity, image, variables, mounts, self.sandbox, self.folder)
+
+        self._run = run
+        self._waiting = deque(specs)
+        self.advance()
+
+    def advance(self) -> None:
+        """Start what may start now: the next init container when the one before it has ended, or all others.
+
+        Raises:
+            PodError: an init container failed.
+        """
+        inits = len(self.spec.get("initContainers") or ())
+        while self._waiting:
+            started = len(self.containers)
+            if 0 < started <= inits and not self._has_ended(list(self.containers.values())[-1]):
+                return
+            spec = self._waiting.popleft()
+            self.containers[spec["name"]] = self._run(spec)
+
+    def _has_ended(self, container: Container) -> bool:
+        status = container.process.poll()
+        if status:
+            raise PodError(f"{self.name}: init container {container.name} ended with {status}: {container.tail()}")
+        return status == 0
 
     def _own_mounts(self) -> list[Mount]:
         return [Mount(self.folder / "etc" / name, f"/etc/{name}") for name in ("hosts", "resolv.conf")]
 
-    def _finish_init(self, container: Container, seconds: float) -> None:
-        try:
-            status = container.process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            raise PodError(
-                f"{self.name}: init container {container.name} must end within {seconds:g} s: {container.tail()}"
-            ) from None
-        if status:
-            raise PodError(f"{self.name}: init container {container.name} ended with {status}: {container.tail()}")
-
     @property
     def _main(self) -> list[Container]:
-        return [self.containers[spec["name"]] for spec in self.spec["containers"]]
+        """Its containers, init containers left out; those that have started."""
+        return [self.containers[spec["name"]] for spec in self.spec["containers"] if spec["name"] in self.containers]
 
     @property
     def is_ready(self) -> bool:
-        """Whether all containers live and pass their probes (startup and readiness)."""
+        """Whether all containers pass their probes (startup and readiness).
+
+        Raises:
+            PodError: a container has ended.
+        """
+        self.advance()
+        if self._waiting:
+            return False
+        for container in self._main:
+            if not container.is_running:
+                raise PodError(
+                    f"{self.name}: container {container.name} ended with {container.process.poll()}: {container.tail()}"
+                )
         probes = [
             (spec[kind], self.containers[spec["name"]])
             for spec in self.spec["containers"]
             for kind in ("startupProbe", "readinessProbe")
             if kind in spec
         ]
-        alive = all(container.is_running for container in self._main)
-        return alive and all(passes(probe, container, self.spec, self.address, self.sandbox) for probe, container in probes)
-
-    def wait_ready(self, seconds: float) -> None:
-        """Wait until it is ready.
-
-        Raises:
-            PodError: a container ended, or it took too long.
-        """
-        deadline = time.monotonic() + seconds
-        while not self.is_ready:
-            self._check_alive()
-            if time.monotonic() > deadline:
-                logs = "\n".join(f"{container.name}: {container.tail()}" for container in self._main)
-                raise PodError(f"{self.name} must be ready within {seconds:g} s:\n{logs}")
-            self._pause()
-
-    def _pause(self) -> None:
-        """Wait a moment, and no longer than the first container lives."""
-        try:
-            self._main[0].process.wait(timeout=_POLL_SECONDS)
-        except subprocess.TimeoutExpired:
-            return
-
-    def _check_alive(self) -> None:
-        for container in self._main:
-            if not container.is_running:
-                raise PodError(
-                    f"{self.name}: container {container.name} ended with {container.process.poll()}: {container.tail()}"
-                )
+        return all(passes(probe, container, self.spec, self.address, self.sandbox) for probe, container in probes)
 
     def wait_completed(self, seconds: float) -> int:
         """Wait until its only container has ended, as that of a Job does; return its exit status."""
+        deadline = time.monotonic() + seconds
+        while not self._waiting_is_over(deadline):
+            self.pause()
         [container] = self._main
         try:
-            return container.process.wait(timeout=seconds)
+            return container.process.wait(timeout=max(0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             raise PodError(f"{self.name} must end within {seconds:g} s: {container.tail()}") from None
+
+    def _waiting_is_over(self, deadline: float) -> bool:
+        self.advance()
+        if self._waiting and time.monotonic() > deadline:
+            raise PodError(f"{self.name} must get past its init containers in time:\n{self.logs()}")
+        return not self._waiting
+
+    def pause(self) -> None:
+        """Wait a moment for news, or until the container that started last ends."""
+        with suppress(subprocess.TimeoutExpired):
+            list(self.containers.values())[-1].process.wait(timeout=_POLL_SECONDS)
+
+    def logs(self) -> str:
+        """The ends of the logs of its containers."""
+        return "\n".join(f"--- {self.name}/{container.name}\n{container.tail()}" for container in self.containers.values())
 
     def execute(self, command: Sequence[str], *, timeout: float = 60, **variables: str) -> "subprocess.CompletedProcess[str]":
         """Run a command in its first container."""

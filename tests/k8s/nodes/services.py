@@ -1,12 +1,15 @@
 """Services as the pods see them: names in `/etc/hosts`, and the variables of service links."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from tests.k8s.nodes.manifests import DOMAIN, UnsupportedError
+from k8s.check.services import Service, ServicePort
+from tests.k8s.nodes.manifests import UnsupportedError
 
-__all__ = ["Endpoint", "hosts_file", "resolve_port", "service_links", "service_names"]
+__all__ = ["Endpoint", "hosts_file", "resolve_port", "service_links"]
+
+_NOWHERE = "10.96.0.1"
+"""Address of a Service whose pod is not there yet; nothing listens on it."""
 
 
 class Endpoint(Protocol):
@@ -24,39 +27,28 @@ class Endpoint(Protocol):
     def spec(self) -> Mapping[str, Any]: ...
 
 
-def service_names(name: str, namespace: str, *, of: str) -> list[str]:
-    """The names by which a Service is known to a pod of a namespace."""
-    full = [f"{name}.{namespace}.svc.{DOMAIN}", f"{name}.{namespace}.svc", f"{name}.{namespace}"]
-    return [*full, name] if of == namespace else full
-
-
-def hosts_file(services: Iterable[Mapping[str, Any]], pods: Iterable[Endpoint], own: Endpoint) -> str:
-    """The lines of a pod's `/etc/hosts`: itself, and every Service that a running pod stands behind."""
+def hosts_file(services: Iterable[Service], pods: Sequence[Endpoint], own: Endpoint) -> str:
+    """The lines of a pod's `/etc/hosts`: itself, and every Service that a pod stands behind."""
     lines = ["127.0.0.1\tlocalhost", f"{own.address}\t{own.name}"]
-    pods = list(pods)
     for service in services:
         backend = _backend(service, pods)
         if backend is not None:
-            meta = service["metadata"]
-            names = " ".join(service_names(meta["name"], meta["namespace"], of=own.namespace))
-            lines.append(f"{backend.address}\t{names}")
+            # the first name is the shortest, which leads to it from its own namespace only
+            names = service.hosts if service.namespace == own.namespace else service.hosts[1:]
+            lines.append(f"{backend.address}\t{' '.join(names)}")
     return "\n".join(lines) + "\n"
 
 
-def _backend(service: Mapping[str, Any], pods: list[Endpoint]) -> Endpoint | None:
+def _backend(service: Service, pods: Sequence[Endpoint]) -> Endpoint | None:
     """The pod behind a Service: the newest, where one is on its way out."""
-    meta, spec = service["metadata"], service["spec"]
-    selector = spec.get("selector")
-    if not selector:
+    behind = [p for p in pods if p.namespace == service.namespace and service.selector.items() <= p.labels.items()]
+    if not (service.selector and behind):
         return None
-    behind = [p for p in pods if p.namespace == meta["namespace"] and selector.items() <= p.labels.items()]
-    if not behind:
-        return None
-    for port in spec.get("ports") or ():
-        target = resolve_port(port.get("targetPort", port["port"]), behind[-1].spec)
-        if target != port["port"]:
+    for port in service.ports:
+        target = resolve_port(port.target, behind[-1].spec)
+        if target != port.number:
             raise UnsupportedError(
-                f"Service {meta['name']} maps port {port['port']} to {target}; here its name is the pod's address"
+                f"Service {service.name} maps port {port.number} to {target}; here its name is the pod's address"
             )
     return behind[-1]
 
@@ -69,40 +61,32 @@ def resolve_port(port: int | str, spec: Mapping[str, Any]) -> int | None:
     return next((int(p["containerPort"]) for p in ports if p.get("name") == port), None)
 
 
-@dataclass(frozen=True)
-class _Link:
-    prefix: str
-    address: str
-    port: Mapping[str, Any]
-
-    def variables(self) -> dict[str, str]:
-        number, protocol = self.port["port"], self.port.get("protocol", "TCP")
-        url = f"{protocol.lower()}://{self.address}:{number}"
-        one = f"{self.prefix}_PORT_{number}_{protocol}"
-        parts = {"": url, "_PROTO": protocol.lower(), "_PORT": str(number), "_ADDR": self.address}
-        return {f"{one}{part}": value for part, value in parts.items()}
-
-
-def service_links(services: Iterable[Mapping[str, Any]], pods: Iterable[Endpoint], namespace: str) -> dict[str, str]:
+def service_links(services: Iterable[Service], pods: Sequence[Endpoint], namespace: str) -> dict[str, str]:
     """The variables that a kubelet adds for the Services of a pod's namespace, unless `enableServiceLinks` is false.
 
     They are old, and a trap: a Service named `mlflow` makes a variable `MLFLOW_PORT`, which `mlflow server` reads.
     """
     found: dict[str, str] = {}
-    pods = list(pods)
     for service in services:
-        meta, spec = service["metadata"], service["spec"]
-        if meta["namespace"] != namespace or spec.get("clusterIP") == "None" or not spec.get("ports"):
+        if service.namespace != namespace or service.headless or not service.ports:
             continue
         backend = _backend(service, pods)
-        # the address of a Service is there before its pod is; nothing listens on this one
-        address = backend.address if backend is not None else "10.96.0.1"
-        prefix = meta["name"].upper().replace("-", "_")
-        first = spec["ports"][0]
-        found |= {f"{prefix}_SERVICE_HOST": address, f"{prefix}_SERVICE_PORT": str(first["port"])}
-        found[f"{prefix}_PORT"] = f"{first.get('protocol', 'TCP').lower()}://{address}:{first['port']}"
-        for port in spec["ports"]:
-            if port.get("name"):
-                found[f"{prefix}_SERVICE_PORT_{port['name'].upper().replace('-', '_')}"] = str(port["port"])
-            found |= _Link(prefix, address, port).variables()
+        address = backend.address if backend is not None else _NOWHERE
+        prefix, first = _variable(service.name), service.ports[0]
+        found |= {f"{prefix}_SERVICE_HOST": address, f"{prefix}_SERVICE_PORT": str(first.number)}
+        found[f"{prefix}_PORT"] = _url(address, first)
+        for port in service.ports:
+            if port.name:
+                found[f"{prefix}_SERVICE_PORT_{_variable(port.name)}"] = str(port.number)
+            one = f"{prefix}_PORT_{port.number}_{port.protocol}"
+            parts = {"": _url(address, port), "_PROTO": port.protocol.lower(), "_PORT": str(port.number), "_ADDR": address}
+            found |= {f"{one}{part}": value for part, value in parts.items()}
     return found
+
+
+def _variable(name: str) -> str:
+    return name.upper().replace("-", "_")
+
+
+def _url(address: str, port: ServicePort) -> str:
+    return f"{port.protocol.lower()}://{address}:{port.number}"
