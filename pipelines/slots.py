@@ -32,6 +32,9 @@ _HUB_POLL_SECONDS = 5.0
 
 _CLOSE_SECONDS = 30.0
 
+# what a sweep cannot lose stays on the head, beside its driver: any other node may go while it runs, and be replaced
+_ON_HEAD = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+
 _MAX_EMPTY_STARTS = 3
 """Starts of a slot in a row that end before it takes a trial: then it is broken, and its trials fail with the reason."""
 
@@ -192,9 +195,9 @@ def open_slots(recipe: Recipe, prepared: Prepared, cache: Path | None, folder: P
         the name of the hub.
     """
     name = f"grun-hub-{uuid.uuid4().hex}"
-    hub = cast(Any, ray.remote(TrialHub)).options(name=name, num_cpus=0, max_concurrency=1000).remote(recipe.train.max_failures)
+    hub = cast(Any, ray.remote(TrialHub)).options(name=name, max_concurrency=1000, **_ON_HEAD).remote(recipe.train.max_failures)
     config = {**worker_config(recipe, prepared, cache), "every_cut": True, "hub": name}
-    holders = [cast(Any, ray.remote(_SlotHolder)).options(num_cpus=0).remote() for _ in range(num_slots)]
+    holders = [cast(Any, ray.remote(_SlotHolder)).options(**_ON_HEAD).remote() for _ in range(num_slots)]
     held = [
         # the hub's name makes the runs of a continued sweep new ones: what a slot held is in the folders of its trials
         holder.hold.remote({**config, "slot": slot}, recipe, f"{name}-{slot}", folder / "slots")
@@ -211,7 +214,7 @@ def open_slots(recipe: Recipe, prepared: Prepared, cache: Path | None, folder: P
 
 
 class _SlotHolder:
-    """Holds one Ray Train run open. An actor without a CPU: it only waits."""
+    """Holds one Ray Train run open. An actor without a CPU: it only waits, and the run's controller is on its node."""
 
     def hold(self, config: Mapping[str, Any], recipe: Recipe, name: str, storage: Path) -> None:
         """Return when the hub has closed."""

@@ -53,6 +53,8 @@ class TrialRecord(Config):
     """Whether ASHA ended it."""
     resident_share: float = 1.0
     """Largest share of the base's parameters that a worker held between steps."""
+    hosts: tuple[str, ...] = ()
+    """Names of the hosts that its workers ended on, by rank."""
     thresholds: tuple[float, ...] = ()
     """Gate thresholds that it was scored at: those of the space, raised where calibration asks for it."""
     result: dict[str, float] = Field(default_factory=dict)
@@ -135,7 +137,7 @@ def make_trial(context: TrialContext) -> Callable[[Mapping[str, Any]], None]:
             outcome = _train(context, recipe, trial_id, folder)
             best, thresholds = _score(context, recipe, outcome.adapter, folder)
             ended: dict[str, Any] = {
-                name: getattr(outcome, name) for name in ("steps", "total_steps", "stopped_early", "resident_share")
+                name: getattr(outcome, name) for name in ("steps", "total_steps", "stopped_early", "resident_share", "hosts")
             } | {"thresholds": thresholds}
         except GrunError as error:
             # a point that cannot be trained is a result of the search and not the end of it

@@ -61,6 +61,8 @@ class TrainOutcome:
     """Seconds from the first step to the saved adapter; None for a run that was continued."""
     num_workers: int | None = None
     """Workers that trained it."""
+    hosts: tuple[str, ...] = ()
+    """Names of the hosts that they ended on, by rank."""
     cache_bytes: int | None = None
     """Size of the prefix cache that they read; None without one."""
 
@@ -130,7 +132,7 @@ def read_outcome(folder: Path) -> TrainOutcome:
         kind = getattr(errors, failure["type"], TrainingError)
         raise kind(failure["message"])
     outcome = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
-    return TrainOutcome(adapter=folder / "adapter", **outcome)
+    return TrainOutcome(adapter=folder / "adapter", **{**outcome, "hosts": tuple(outcome.get("hosts", ()))})
 
 
 def worker_config(recipe: Recipe, prepared: Prepared, cache: Path | None) -> dict[str, Any]:

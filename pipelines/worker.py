@@ -7,6 +7,7 @@ ships to MLflow), `checkpoints/`, `adapter/` (the result) and `STOP` (its presen
 import json
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -123,6 +124,7 @@ class Bench:
             callbacks=callbacks,
         )
         share = max(engine.gather(resident_share(engine.lm, count_parameters(self.base_folder))))
+        hosts = engine.gather(socket.gethostname())
         if engine.rank == 0:
             save_adapter(task.adapter, make_card(recipe, self.request, engine, task, result.steps), run_folder / "adapter")
             outcome = {
@@ -133,6 +135,7 @@ class Bench:
                 # of a run that was interrupted, the time before it is not known
                 "wall_seconds": round(time.monotonic() - started, 3) if not start else None,
                 "num_workers": recipe.train.num_workers,
+                "hosts": hosts,
                 "cache_bytes": sum(f.stat().st_size for f in self.cache.rglob("*") if f.is_file()) if self.cache else None,
             }
             (run_folder / OUTCOME_FILE).write_text(json.dumps(outcome), encoding="utf-8")

@@ -24,7 +24,7 @@ _READY_SECONDS = 180.0
 class Cluster:
     """Starts, replaces and removes pods; all of them are gone when the context ends, however it ends."""
 
-    def __init__(self, documents: Iterable[Mapping[str, Any]], services: Sequence[Service], images: Mapping[str, Image]) -> None:
+    def __init__(self, documents: Iterable[dict[str, Any]], services: Sequence[Service], images: Mapping[str, Image]) -> None:
         """Take what was rendered.
 
         Args:
@@ -49,18 +49,28 @@ class Cluster:
         self.network.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def create(self, template: PodTemplate, name: str | None = None) -> Pod:
-        """Make a pod without starting anything in it: it has an address, rules, and its place behind Services."""
-        folder = self.folder / f"{len(list(self.folder.iterdir()))}-{name or template.name}"
-        folder.mkdir()
-        pod = Pod(template, name or template.name, self.network, folder)
-        self.pods.append(pod)
+    def create(self, *templates: PodTemplate) -> list[Pod]:
+        """Make pods without starting anything in them: they have addresses, rules, and their places behind Services."""
+        pods = [self._create(template, template.name) for template in templates]
         self._tell_all()
+        return pods
+
+    def _create(self, template: PodTemplate, name: str) -> Pod:
+        folder = self.folder / f"{len(list(self.folder.iterdir()))}-{name}"
+        folder.mkdir()
+        pod = Pod(template, name, self.network, folder)
+        self.pods.append(pod)
         return pod
 
     def start(self, template: PodTemplate, name: str | None = None) -> Pod:
-        """Make a pod and start it; whether it is ready, it knows."""
-        pod = self.create(template, name)
+        """Make a pod and start it; whether it is ready, it knows.
+
+        Args:
+            name: of this one, where a template has several.
+        """
+        pod = self._create(template, name or template.name)
+        # rules and names first: nothing of it ever runs without them
+        self._tell_all()
         links = service_links(self.services, self.pods, pod.namespace)
         pod.start(self.documents, self.images, links, self.claims)
         return pod

@@ -44,8 +44,11 @@ class Identity:
     read_only_root: bool
 
     def command(self) -> list[str]:
-        """Become it, in front of a command."""
-        command = ["setpriv", f"--reuid={self.user}", f"--regid={self.group}"]
+        """Become it, in front of a command.
+
+        The kernel forgets whose death ends a process when its user changes, so that is said again.
+        """
+        command = ["setpriv", "--pdeathsig=KILL", f"--reuid={self.user}", f"--regid={self.group}"]
         command.append(f"--groups={','.join(map(str, self.groups))}" if self.groups else "--clear-groups")
         if not self.may_escalate:
             command.append("--no-new-privs")
@@ -113,9 +116,10 @@ class Container:
         stage.mkdir()
         commands = root_commands(stage, [*image.mounts, *mounts], image.opened, read_only=identity.read_only_root)
         script = folder / f"{spec['name']}.sh"
-        script.write_text(
-            "\n".join(["set -e", *commands, self._start(expand_all(arguments, environment))]) + "\n", encoding="utf-8"
-        )
+        self._started = folder / f"{spec['name']}.started"
+        # opened while the machine's files can be seen, and written when the container's own are all that is left
+        lines = ["set -e", f"exec 3>{self._started}", *commands, "echo started >&3", "exec 3>&-"]
+        script.write_text("\n".join([*lines, self._start(expand_all(arguments, environment))]) + "\n", encoding="utf-8")
         # process 1 of its own namespace: when it ends, or this process does, nothing of the container is left
         unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--", "sh", str(script)]
         with self.log.open("wb") as log:
@@ -154,22 +158,20 @@ class Container:
             )
         return int(pids[0])
 
-    def execute(self, command: Sequence[str], *, timeout: float, **variables: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command in it, as `kubectl exec` does: the same user, variables and files.
+    def entering(self, command: Sequence[str], **variables: str) -> list[str]:
+        """The machine's command that runs a command in it, as `kubectl exec` does: the same user, variables and files.
 
         Args:
             variables: set beside the container's own.
         """
         script = self._start([*(["env", *(f"{k}={v}" for k, v in variables.items())] if variables else []), *command])
         inside = in_namespaces(self.first_pid, ("mount", "pid", "net", "uts", "ipc"), ["sh", "-ec", script])
-        return subprocess.run(
-            ["setpriv", "--pdeathsig", "KILL", *inside],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        return ["setpriv", "--pdeathsig", "KILL", *inside]
+
+    def execute(self, command: Sequence[str], *, timeout: float, **variables: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command in it to its end."""
+        entering = self.entering(command, **variables)
+        return subprocess.run(entering, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False)
 
     def kill(self) -> None:
         """SIGKILL all its processes."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.k8s.nodes.filesystem import Mount
 from tests.k8s.nodes.machine import find_postgres
 
-__all__ = ["Image", "postgres_image", "project_image", "read_containerfile"]
+__all__ = ["Image", "postgres_image", "project_image", "read_containerfile", "seaweedfs_image"]
 
 ROOT = Path(__file__).parents[3]
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -56,6 +56,12 @@ def read_containerfile(text: str) -> Image:
 def _arguments(rest: str) -> tuple[str, ...]:
     """Of the form that is a JSON list, which starts a program without a shell."""
     return tuple(json.loads(rest))
+
+
+def seaweedfs_image(app: Image) -> Image:
+    """The image of an S3-compatible store: moto's server, behind the name of the program that the manifests start."""
+    program = Mount(Path(__file__).with_name("weed.sh"), "/usr/bin/weed", read_only=True)
+    return Image(environment=app.environment, working_dir="/data", mounts=(*app.mounts, program), opened=app.opened)
 
 
 def project_image(containerfile: Path | None, accounts: Path) -> Image:

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["find_postgres", "in_namespaces", "missing", "run"]
+import pytest
+
+__all__ = ["find_postgres", "in_namespaces", "missing", "require", "run"]
 
 _COMMANDS = {
     "ip": "iproute2",
@@ -45,6 +47,16 @@ def missing(*, commands: Sequence[str] = (), postgres: bool = False) -> list[str
     if postgres and find_postgres() is None:
         lacking.append("a PostgreSQL server (apt-get install postgresql)")
     return lacking
+
+
+def require(*, commands: Sequence[str] = (), postgres: bool = False) -> None:
+    """Skip a test that cannot run here, and say what is missing; in CI (`CI=true`) that is a failure."""
+    lacking = missing(commands=commands, postgres=postgres)
+    if lacking:
+        reason = f"pods as namespaces need {', '.join(lacking)}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
 
 
 def _path() -> str:

@@ -31,18 +31,18 @@ class PodTemplate(Protocol):
 class Documents:
     """Rendered documents, by kind."""
 
-    all: tuple[Mapping[str, Any], ...]
+    all: tuple[dict[str, Any], ...]
 
     @classmethod
-    def of(cls, documents: Iterable[Mapping[str, Any]]) -> "Documents":
+    def of(cls, documents: Iterable[dict[str, Any]]) -> "Documents":
         """Take rendered documents."""
         return cls(tuple(documents))
 
-    def kind(self, kind: str, namespace: str | None = None) -> list[Mapping[str, Any]]:
+    def kind(self, kind: str, namespace: str | None = None) -> list[dict[str, Any]]:
         """The documents of a kind, of one namespace or of all."""
         return [d for d in self.all if d.get("kind") == kind and namespace in (None, d["metadata"].get("namespace"))]
 
-    def get(self, kind: str, namespace: str, name: str) -> Mapping[str, Any] | None:
+    def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
         """The document of a name; None where there is none."""
         return next((d for d in self.kind(kind, namespace) if d["metadata"]["name"] == name), None)
 

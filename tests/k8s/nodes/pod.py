@@ -68,6 +68,7 @@ class Pod:
         """
         _refuse_unknown(template)
         self.name, self.namespace, self.spec = name, template.namespace, template.spec
+        self.template = template.name
         self.labels: dict[str, str] = dict(template.labels)
         self.annotations: dict[str, str] = dict(template.annotations)
         self.folder = folder
@@ -222,6 +223,12 @@ class Pod:
     def execute(self, command: Sequence[str], *, timeout: float = 60, **variables: str) -> "subprocess.CompletedProcess[str]":
         """Run a command in its first container."""
         return self._main[0].execute(command, timeout=timeout, **variables)
+
+    def spawn(self, command: Sequence[str], log: Path, **variables: str) -> "subprocess.Popen[bytes]":
+        """Start a command in its first container, and do not wait for it; what it prints goes to a file."""
+        entering = self._main[0].entering(command, **variables)
+        with log.open("wb") as out:
+            return subprocess.Popen(entering, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
 
     def kill(self) -> None:
         """SIGKILL everything in it, and let its namespaces and its address go."""
