@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test check lint types contracts test-slow clean
+.PHONY: setup demo test check lint image-lint types contracts test-slow locks clean
 
 # installed by a lock, as pyreft pins an old transformers; torch apart from it, as its builds differ from machine to machine
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -27,9 +27,12 @@ test: setup  ## from a fresh clone to passing tests
 test-slow: setup  ## what takes longer, on real clusters
 	$(BIN)/python -m pytest -m slow
 
-lint: setup
+lint: setup image-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+image-lint: setup
+	$(BIN)/hadolint Containerfile
 
 types: setup
 	$(BIN)/mypy
@@ -38,6 +41,11 @@ contracts: setup
 	$(BIN)/lint-imports
 
 check: lint types contracts test test-slow  ## everything that CI checks
+
+locks:  ## every lock anew from pyproject.toml; `make locks OPTIONS=--upgrade` takes newer versions
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install --quiet uv==0.13.9
+	build/uv/bin/python requirements/lock.py build/uv/bin/uv $(OPTIONS)
 
 clean:
 	rm -rf $(VENV) outputs build *.egg-info

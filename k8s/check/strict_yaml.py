@@ -12,7 +12,7 @@ import yaml
 
 from grun.errors import ConfigError
 
-__all__ = ["Document", "load"]
+__all__ = ["Document", "load", "load_any"]
 
 Document = dict[str, Any]
 """An object of Kubernetes, as read."""
@@ -21,6 +21,7 @@ _TRAPS = {
     "tag:yaml.org,2002:bool": re.compile(r"(?:true|false)\Z"),
     "tag:yaml.org,2002:int": re.compile(r"-?(?:0|[1-9][0-9]*)\Z"),
 }
+_MERGE = "tag:yaml.org,2002:merge"
 _STRINGS = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
 _NOT_TEXT = re.compile(r"(?:[yYnN]|[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|0o[0-7]+)\Z")
 """What YAML 1.1 as Go reads it, or YAML 1.2, takes for a boolean or a number, and PyYAML for text."""
@@ -33,6 +34,8 @@ class _Loader(yaml.CSafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == _MERGE:  # `<<` may stand beside what it brings
+                continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise _refusal(key_node, "a key must be text", key_node.value, "quote it")
@@ -88,13 +91,22 @@ def load(text: str, *, where: str | Path) -> list[Document]:
     Raises:
         ConfigError: the text is not YAML, a key stands twice, a scalar is ambiguous, or a document is no mapping.
     """
-    try:
-        documents = [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{where}:{mark.line + 1}" if mark else str(where)
-        raise ConfigError(f"{place}: {getattr(error, 'problem', None) or ' '.join(str(error).split())}") from None
+    documents = load_any(text, where=where)
     for document in documents:
         if not isinstance(document, dict):
             raise ConfigError(f"{where}: a document must be a mapping, got a {type(document).__name__}; check the indentation")
     return documents
+
+
+def load_any(text: str, *, where: str | Path) -> list[Any]:
+    """Read all documents of a YAML stream, lists of patches as well.
+
+    Raises:
+        ConfigError: the text is not YAML, a key stands twice, or a scalar is ambiguous.
+    """
+    try:
+        return [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{where}:{mark.line + 1}" if mark else str(where)
+        raise ConfigError(f"{place}: {getattr(error, 'problem', None) or ' '.join(str(error).split())}") from None
