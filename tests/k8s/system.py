@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from k8s import dev_secrets
 from k8s.check.pod import Pod as Template
 from k8s.check.pods import effective_pods
 from k8s.check.render import REPOSITORY, render
@@ -17,14 +18,13 @@ from tests.k8s.nodes.cluster import Cluster
 from tests.k8s.nodes.image import Image, postgres_image, project_image, seaweedfs_image
 from tests.k8s.nodes.pod import Pod
 
-__all__ = ["HEAD", "NAMESPACE", "OVERLAY", "TOKEN", "System", "printed", "standing_system"]
+__all__ = ["HEAD", "NAMESPACE", "OVERLAY", "System", "overlay", "printed", "standing_system"]
 
 OVERLAY = REPOSITORY / "k8s" / "overlays" / "local-cpu"
 NAMESPACE, HEAD = "unlearning", "http://unlearn-head-svc:8265"
-TOKEN = "0123456789abcdef" * 4
 _JOB_SECONDS = 180.0
 _SUBMIT = ("ray", "job", "submit", "--address", HEAD, "--")
-_ACCOUNTS = "root:x:0:0:root:/root:/bin/sh\ngrun:x:1000:1000::/app:/bin/sh\npostgres:x:999:999::/var/lib/postgresql:/bin/sh\n"
+_ACCOUNTS = "root:x:0:0:root:/root:/bin/sh\ngrun:x:1000:1000::/tmp/home:/usr/sbin/nologin\npostgres:x:999:999::/var/lib/postgresql:/bin/sh\n"
 
 
 @dataclass
@@ -70,13 +70,21 @@ def standing_system(recipes: Mapping[str, str], folder: Path) -> Iterator[System
         recipes: further files of the ConfigMap `recipe`, which is mounted at /config.
         folder: for files of the test.
     """
-    documents = [*render(OVERLAY), *secrets()]
+    documents = [*overlay(), *dev_secrets.documents()]
     for document in documents:
         if (document["kind"], document["metadata"]["name"]) == ("ConfigMap", "recipe"):
             document["data"] |= recipes
     templates = {template.name: template for template in effective_pods(documents)}
     with Cluster(documents, services(documents), images(folder)) as cluster:
         yield _start(cluster, templates)
+
+
+def overlay() -> list[dict[str, Any]]:
+    """Everything of the laptop's overlay, the standing system and the workloads; each object once."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for folder in (OVERLAY, *(OVERLAY / name for name in ("sweep", "champion", "prefetch"))):
+        found |= {(document["kind"], document["metadata"]["name"]): document for document in render(folder)}
+    return list(found.values())
 
 
 def _start(cluster: Cluster, templates: Mapping[str, Template]) -> System:
@@ -120,39 +128,6 @@ def images(folder: Path) -> dict[str, Image]:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     app = replace(app, environment={**app.environment, "RAY_START_ULIMIT_OPEN_FILES": str(min(most, 65536))})
     return {"grun-pipelines": app, "postgres": postgres_image(accounts), "seaweedfs": seaweedfs_image(app)}
-
-
-def secrets() -> list[dict[str, Any]]:
-    """The Secrets that the manifests name and do not hold."""
-    database = "postgresql+psycopg2://mlflow:database-password@postgres:5432/mlflow"
-    admin, password = "admin", "administrator-password"
-    server = {
-        "MLFLOW_BACKEND_STORE_URI": database,
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "k" * 32,
-        "MLFLOW_AUTH_ADMIN_USERNAME": admin,
-        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
-        "AWS_ACCESS_KEY_ID": "mlflow",
-        "AWS_SECRET_ACCESS_KEY": "object-store-key",
-    }
-    settings = {
-        "default_permission": "READ",
-        "database_uri": database,
-        "admin_username": admin,
-        "admin_password": password,
-        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
-    }
-    contents: dict[str, dict[str, str]] = {
-        "unlearn": {"auth_token": TOKEN},
-        "postgres": {"POSTGRES_USER": "mlflow", "POSTGRES_DB": "mlflow", "POSTGRES_PASSWORD": "database-password"},
-        "mlflow-server": server,
-        "mlflow-client": {"MLFLOW_TRACKING_USERNAME": "pipelines", "MLFLOW_TRACKING_PASSWORD": "pipelines-password"},
-        "mlflow-auth": {"basic_auth.ini": "\n".join(["[mlflow]", *(f"{key} = {value}" for key, value in settings.items())])},
-        "object-store": {"s3.json": "{}"},
-    }
-    return [
-        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE}, "stringData": data}
-        for name, data in contents.items()
-    ]
 
 
 def printed(pod: Pod, command: Sequence[str], *, seconds: float = 60, **variables: str) -> str:

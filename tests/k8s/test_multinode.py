@@ -21,11 +21,11 @@ from k8s.check.network import Network
 from k8s.check.pod import container_ports
 from tests.k8s.nodes.machine import require
 from tests.k8s.nodes.reach import reached
-from tests.k8s.system import OVERLAY, System, printed, standing_system
+from tests.k8s.system import NAMESPACE, OVERLAY, System, printed, standing_system
 
 pytestmark = pytest.mark.slow
 
-SWEEP_SECONDS, POLL_SECONDS = 480.0, 0.2
+SWEEP_SECONDS, JOB_SECONDS, POLL_SECONDS = 480.0, 180.0, 0.2
 AUTOSCALER_PORT = 44217
 """Declared for clusters that scale; here nobody listens there."""
 
@@ -93,7 +93,10 @@ def undisturbed(system: System) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize(
     ("variables", "answer"),
-    [({"RAY_AUTH_TOKEN": "fedcba9876543210" * 4}, "Invalid authentication token"), ({"RAY_AUTH_MODE": "disabled"}, "401")],
+    [
+        ({"RAY_AUTH_TOKEN": "fedcba9876543210" * 4}, "Invalid authentication token"),
+        ({"RAY_AUTH_MODE": "disabled"}, "Missing authentication token"),
+    ],
 )
 def test_nobody_submits_without_the_token(system: System, variables: dict[str, str], answer: str) -> None:
     job = system.submit("python", "-c", "print('in')", seconds=60, **variables)
@@ -173,6 +176,21 @@ def test_a_sweep_that_fails_says_so_in_its_status(system: System) -> None:
     assert job.returncode != 0
     assert "error: " in job.stdout
     assert "Traceback" not in job.stdout
+
+
+def test_the_pods_that_submit_end_with_what_became_of_the_job(system: System) -> None:
+    # the ledger's clock, as rendered: no request is pending, so there is nothing to do
+    clock = system.cluster.start(system.templates["next-request"])
+    # and a sweep on a cluster of its own, as rendered, with a recipe that cannot be trained
+    recipe = system.cluster.documents.get("ConfigMap", NAMESPACE, "recipe")
+    assert recipe is not None
+    recipe["data"]["recipe.yaml"] = recipe["data"]["bad.yaml"]
+    head, submitter = (system.cluster.start(system.templates[name]) for name in ("sweep-head", "sweep-submitter"))
+    assert clock.wait_completed(JOB_SECONDS) == 0, clock.logs()
+    assert submitter.wait_completed(JOB_SECONDS) != 0, submitter.logs()
+    assert "error: " in submitter.logs()
+    for pod in (clock, submitter, head):
+        system.cluster.kill(pod)
 
 
 def test_connections_of_the_running_system_are_those_that_policies_allow(system: System) -> None:

@@ -4,7 +4,6 @@ The rules are nftables', translated from the same documents that `k8s.check.netw
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +12,13 @@ from k8s.check.network import Network
 from k8s.check.pod import Pod as Template
 from k8s.check.pod import container_ports
 from k8s.check.pods import effective_pods
-from k8s.check.render import render
 from k8s.check.services import services
 from tests.k8s.nodes.cluster import Cluster
 from tests.k8s.nodes.machine import require
 from tests.k8s.nodes.pod import Pod
 from tests.k8s.nodes.reach import Listener, reached
+from tests.k8s.system import overlay
 
-OVERLAY = Path(__file__).parents[2] / "k8s" / "overlays" / "local-cpu"
-FOLDERS = (OVERLAY, OVERLAY / "sweep", OVERLAY / "champion", OVERLAY / "prefetch")
 ANY_PORT = 31999
 """A port that nobody names; Ray binds such ones."""
 
@@ -43,11 +40,8 @@ STRANGERS = (
 
 @pytest.fixture(scope="module")
 def documents() -> list[dict[str, Any]]:
-    """Everything of the laptop's overlay, the standing system and the workloads; each object once."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for folder in FOLDERS:
-        found |= {(document["kind"], document["metadata"]["name"]): document for document in render(folder)}
-    return list(found.values())
+    require(commands=["kubectl"])
+    return overlay()
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +59,6 @@ def ports(documents: list[dict[str, Any]]) -> list[int]:
 @pytest.fixture(scope="module")
 def made(documents: list[dict[str, Any]], network: Network, ports: list[int]) -> Iterator[set[tuple[str, str, int]]]:
     """All connections that could be made, of all pairs of pods at all ports."""
-    require()
     with Cluster(documents, services(documents), images={}) as cluster:
         pods = {pod.name: pod for pod in cluster.create(*network.pods.values())}
         listeners = [Listener(pod, ports) for pod in pods.values()]

@@ -32,13 +32,16 @@ class Image:
 
 
 def read_containerfile(text: str) -> Image:
-    """The settings of a Containerfile's last stage: ENV, WORKDIR, USER, ENTRYPOINT and CMD. Build arguments stay as they are."""
+    """The settings of a Containerfile's last stage: ENV, WORKDIR, USER, ENTRYPOINT and CMD, with those of stages it stands on."""
     lines = re.sub(r"\\\n\s*", " ", re.sub(r"(?m)^\s*#.*\n", "", text)).splitlines()
-    image = Image()
+    stages: dict[str, Image] = {}
+    image, name = Image(), ""
     for line in lines:
         word, _, rest = line.strip().partition(" ")
         if word == "FROM":
-            image = Image()
+            stages[name] = image
+            base, _, name = rest.partition(" AS ")
+            image = stages.get(base.strip(), Image())
         elif word == "ENV":
             pairs = dict(pair.split("=", 1) for pair in shlex.split(rest))
             image = replace(image, environment={**image.environment, **pairs})

@@ -66,8 +66,11 @@ class Network:
         given = next(self._addresses)
         address, port = str(given), f"veth{int(given) & 0xFFFF}"
         # the far end is made in the pod's namespace, so neither of the two is ever in the machine's
-        self._sandbox.run(["ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(sandbox.pid)])
-        self._sandbox.run(["ip", "link", "set", port, "master", _BRIDGE, "up"])
+        commands = (
+            f"ip link add {port} type veth peer name eth0 netns {sandbox.pid}",
+            f"ip link set {port} master {_BRIDGE} up",
+        )
+        self._sandbox.run(["sh", "-ec", "\n".join(commands)])
         inside = (
             "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6",
             "ip link set lo up",

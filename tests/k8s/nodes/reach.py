@@ -15,7 +15,7 @@ _SECONDS = 2.0
 # every connection at a time, so that all that are denied cost one time limit together
 _CONNECT = """
 import json, selectors, socket, sys, time
-targets, seconds = json.load(sys.stdin), float(sys.argv[1])
+targets, seconds = json.loads(sys.argv[1]), float(sys.argv[2])
 selector, reached, deadline = selectors.DefaultSelector(), [], time.monotonic() + seconds
 for target in targets:
     one = socket.socket()
@@ -71,14 +71,12 @@ def reached(targets: Mapping[str, Sequence[tuple[Pod, int]]], sources: Mapping[s
     names |= {pod.address: pod.name for pairs in targets.values() for pod, _ in pairs if pod.address not in names}
     trying = {}
     for name, pairs in targets.items():
-        command = sources[name].sandbox.command([sys.executable, "-I", "-S", "-c", _CONNECT, str(_SECONDS)])
-        process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        trying[name] = (process, json.dumps([[pod.address, port] for pod, port in pairs]))
+        wanted = json.dumps([[pod.address, port] for pod, port in pairs])
+        command = sources[name].sandbox.command([sys.executable, "-I", "-S", "-c", _CONNECT, wanted, str(_SECONDS)])
+        trying[name] = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], stdout=subprocess.PIPE, text=True)
     made = set()
-    for name, (process, wanted) in trying.items():
-        out, _ = process.communicate(wanted, timeout=60)
+    for name, process in trying.items():
+        out, _ = process.communicate(timeout=60)
         if process.returncode:
             raise RuntimeError(f"connections from {name} could not be tried")
         made |= {(name, names[address], port) for address, port in json.loads(out)}
