@@ -23,18 +23,19 @@ ANY_PORT = 31999
 """A port that nobody names; Ray binds such ones."""
 
 
-def stranger(name: str, namespace: str, **labels: str) -> Template:
+def stranger(name: str, namespace: str, labels: dict[str, str]) -> Template:
     """A pod of somebody else."""
     spec = {"containers": [{"name": "main", "image": "none", "ports": [{"containerPort": 53}]}]}
-    keys = {key.replace("__", "/").replace("_", "-"): value for key, value in labels.items()}
-    return Template(name, namespace, "Pod/stranger", "pod", keys, {}, spec)
+    return Template(name, namespace, "Pod/stranger", "pod", labels, {}, spec)
 
 
 STRANGERS = (
-    stranger("dns", "kube-system", k8s_app="kube-dns"),
-    stranger("operator", "kuberay-system"),
-    stranger("passer-by", "default"),
-    stranger("intruder", "unlearning", app="intruder"),
+    stranger("dns", "kube-system", {"k8s-app": "kube-dns"}),
+    stranger("false-dns", "default", {"k8s-app": "kube-dns"}),
+    stranger("operator", "kuberay-system", {"app.kubernetes.io/name": "kuberay-operator"}),
+    stranger("false-operator", "default", {"app.kubernetes.io/name": "kuberay-operator"}),
+    stranger("passer-by", "default", {}),
+    stranger("intruder", "unlearning", {"app": "intruder"}),
 )
 
 
@@ -92,6 +93,7 @@ def test_connections_are_made_where_policies_allow_them_and_nowhere_else(
         ("mlflow-migrate", "postgres", 5432, True),
         ("mlflow", "object-store", 8333, True),
         ("mlflow", "dns", 53, True),
+        ("operator", "unlearn-head", 8265, True),
         # and nothing beyond
         ("unlearn-worker-cpu", "postgres", 5432, False),
         ("next-request", "unlearn-head", 6379, False),
@@ -102,6 +104,8 @@ def test_connections_are_made_where_policies_allow_them_and_nowhere_else(
         ("intruder", "mlflow", 5000, False),
         ("passer-by", "postgres", 5432, False),
         ("passer-by", "unlearn-head", 8265, False),
+        ("false-operator", "unlearn-head", 8265, False),
+        ("mlflow", "false-dns", 53, False),
         ("postgres", "passer-by", 53, False),
         ("unlearn-head", "passer-by", 53, False),
     ],
