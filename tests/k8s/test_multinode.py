@@ -146,6 +146,7 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(
     system.cluster.kill(victim)
     assert not (training / "outcome.json").exists()  # it was in the midst of it
     new = system.replace(victim)
+    system.cluster.wait_ready(new)
     assert job.wait(timeout=SWEEP_SECONDS) == 0, log.read_text()
     before, after = trials(system, "undisturbed"), trials(system, "disturbed")
     assert before.keys() == after.keys()

@@ -1,6 +1,8 @@
 """One container: its file system, its user and its variables, and its processes."""
 
+import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -150,13 +152,21 @@ class Container:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(timeout=_SETUP_POLL_SECONDS)
                 break
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        pids = children.read_text(encoding="ascii").split() if self.is_running else []
+        pids = self._children()
         if not pids:
             raise ProcessLookupError(
                 f"container {self.name} must be running, got an end with {self.process.poll()}: {self.tail()}"
             )
-        return int(pids[0])
+        return pids[0]
+
+    def _children(self) -> list[int]:
+        """Process 1 of the container, once what makes its namespaces has started it, and for as long as it lives."""
+        if not self.is_running:
+            return []
+        with suppress(FileNotFoundError):
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+            return [int(pid) for pid in children.read_text(encoding="ascii").split()]
+        return []
 
     def entering(self, command: Sequence[str], **variables: str) -> list[str]:
         """The machine's command that runs a command in it, as `kubectl exec` does: the same user, variables and files.
@@ -174,17 +184,23 @@ class Container:
         return subprocess.run(entering, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False)
 
     def kill(self) -> None:
-        """SIGKILL all its processes."""
-        with suppress(ProcessLookupError):
-            self.process.kill()
+        """SIGKILL all its processes; when this returns, none is left."""
+        # what waits for process 1 ends after it, and process 1 after all others of its namespace
+        for pid in self._children() or [self.process.pid]:
+            self._send(pid, signal.SIGKILL)
         self.process.wait(timeout=_KILL_SECONDS)
 
     def terminate(self, grace_seconds: float) -> None:
         """SIGTERM its first process, and SIGKILL all of them if it has not ended in time."""
-        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            subprocess.run(["kill", "-TERM", str(self.first_pid)], check=False)
+        for pid in self._children():
+            self._send(pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=grace_seconds)
         self.kill()
+
+    def _send(self, pid: int, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
     def tail(self, characters: int = 4000) -> str:
         """The end of its log."""

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ class Pod:
         return {
             "metadata.name": self.name,
             "metadata.namespace": self.namespace,
-            "metadata.uid": f"00000000-0000-4000-8000-{abs(hash(self.name)) % 10**12:012d}",
+            "metadata.uid": f"00000000-0000-4000-8000-{int(IPv4Address(self.address)):012d}",
             "metadata.labels": self.labels,
             "metadata.annotations": self.annotations,
             "status.podIP": self.address,
