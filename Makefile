@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test check lint image-lint types contracts test-slow locks clean
+.PHONY: setup demo test check lint image-lint types contracts manifests kubectl test-slow locks clean
 
 # installed by a lock, as pyreft pins an old transformers; torch apart from it, as its builds differ from machine to machine
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -40,7 +40,13 @@ types: setup
 contracts: setup
 	$(BIN)/lint-imports
 
-check: lint types contracts test test-slow  ## everything that CI checks
+kubectl: setup  ## what renders manifests: the machine's own where it is new enough, else into .tools
+	$(BIN)/python -c "from k8s.check.render import kubectl; kubectl()" 2>/dev/null || $(BIN)/python -m k8s.check.kubectl
+
+manifests: kubectl  ## render and check k8s/; KUBERAY_CRDS names a folder of KubeRay's CustomResourceDefinitions
+	$(BIN)/python -m k8s.check
+
+check: lint types contracts manifests test test-slow  ## everything that CI checks
 
 locks:  ## every lock anew from pyproject.toml; `make locks OPTIONS=--upgrade` takes newer versions
 	$(PYTHON) -m venv build/uv
@@ -48,4 +54,4 @@ locks:  ## every lock anew from pyproject.toml; `make locks OPTIONS=--upgrade` t
 	build/uv/bin/python requirements/lock.py build/uv/bin/uv $(OPTIONS)
 
 clean:
-	rm -rf $(VENV) outputs build *.egg-info
+	rm -rf $(VENV) .tools outputs build *.egg-info
