@@ -58,7 +58,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    require(commands=["kubectl"], postgres=True)
+    require(renders=True, postgres=True)
     given = yaml.safe_load((OVERLAY / "settings" / "recipe.yaml").read_text(encoding="utf-8"))
     tiny = {**given, **RECIPE}
     recipes = {

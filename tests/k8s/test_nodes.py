@@ -11,8 +11,10 @@ from typing import Any
 import psutil
 import pytest
 
+from grun.errors import ConfigError
 from k8s.check.pod import Pod as Template
 from k8s.check.services import services
+from tests.k8s.nodes import machine
 from tests.k8s.nodes.cluster import Cluster
 from tests.k8s.nodes.container import effective_identity
 from tests.k8s.nodes.environment import container_environment
@@ -202,15 +204,20 @@ def test_an_image_is_what_the_last_stage_says() -> None:
     assert image.command == ("python", "-V")
 
 
+def refuse(message: str) -> str:
+    raise ConfigError(message)
+
+
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("PATH", "/nowhere")
-    lacking = missing(commands=["kubectl"])
+    monkeypatch.setattr(machine, "kubectl", lambda: refuse("rendering needs a `kubectl`"))
+    lacking = missing(renders=True)
     assert "root (namespaces, mounts and packet filters need it)" in lacking
-    assert "`kubectl` on the path" in lacking
+    assert "rendering needs a `kubectl`" in lacking
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="pods as namespaces need root"):
-        require(commands=["kubectl"])
+        require()
     monkeypatch.setenv("CI", "")
     with pytest.raises(pytest.skip.Exception, match="pods as namespaces need root"):
-        require(commands=["kubectl"])
+        require()

@@ -41,7 +41,7 @@ STRANGERS = (
 
 @pytest.fixture(scope="module")
 def documents() -> list[dict[str, Any]]:
-    require(commands=["kubectl"])
+    require(renders=True)
     return overlay()
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from grun.errors import ConfigError
+from k8s.check.render import kubectl
+
 __all__ = ["find_postgres", "in_namespaces", "missing", "require", "run"]
 
 _COMMANDS = {
@@ -27,11 +30,11 @@ def find_postgres() -> Path | None:
     return folders[-1].parent if folders else None
 
 
-def missing(*, commands: Sequence[str] = (), postgres: bool = False) -> list[str]:
+def missing(*, renders: bool = False, postgres: bool = False) -> list[str]:
     """What this machine lacks, each with its remedy.
 
     Args:
-        commands: further programs that have to be on the path.
+        renders: whether manifests have to be rendered.
         postgres: whether a PostgreSQL server is needed.
     """
     if not sys.platform.startswith("linux"):
@@ -41,7 +44,11 @@ def missing(*, commands: Sequence[str] = (), postgres: bool = False) -> list[str
         lacking.append("root (namespaces, mounts and packet filters need it)")
     packages = {name: package for name, package in _COMMANDS.items() if shutil.which(name, path=_path()) is None}
     lacking += [f"`{name}` (apt-get install {package})" for name, package in packages.items()]
-    lacking += [f"`{name}` on the path" for name in commands if shutil.which(name) is None]
+    if renders:
+        try:
+            kubectl()
+        except ConfigError as error:
+            lacking.append(str(error))
     if "overlay" not in Path("/proc/filesystems").read_text(encoding="utf-8"):
         lacking.append("overlay file systems (modprobe overlay)")
     if postgres and find_postgres() is None:
@@ -49,9 +56,9 @@ def missing(*, commands: Sequence[str] = (), postgres: bool = False) -> list[str
     return lacking
 
 
-def require(*, commands: Sequence[str] = (), postgres: bool = False) -> None:
+def require(*, renders: bool = False, postgres: bool = False) -> None:
     """Skip a test that cannot run here, and say what is missing; in CI (`CI=true`) that is a failure."""
-    lacking = missing(commands=commands, postgres=postgres)
+    lacking = missing(renders=renders, postgres=postgres)
     if lacking:
         reason = f"pods as namespaces need {', '.join(lacking)}"
         if os.environ.get("CI") == "true":
