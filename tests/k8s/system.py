@@ -22,7 +22,7 @@ __all__ = ["HEAD", "NAMESPACE", "OVERLAY", "System", "overlay", "printed", "stan
 
 OVERLAY = REPOSITORY / "k8s" / "overlays" / "local-cpu"
 NAMESPACE, HEAD = "unlearning", "http://unlearn-head-svc:8265"
-_JOB_SECONDS = 180.0
+_JOB_SECONDS = 300.0
 _SUBMIT = ("ray", "job", "submit", "--address", HEAD, "--")
 _ACCOUNTS = "root:x:0:0:root:/root:/bin/sh\ngrun:x:1000:1000::/tmp/home:/usr/sbin/nologin\npostgres:x:999:999::/var/lib/postgresql:/bin/sh\n"
 

@@ -25,7 +25,7 @@ from tests.k8s.system import NAMESPACE, OVERLAY, System, printed, standing_syste
 
 pytestmark = pytest.mark.slow
 
-SWEEP_SECONDS, JOB_SECONDS, POLL_SECONDS = 480.0, 180.0, 0.2
+SWEEP_SECONDS, JOB_SECONDS, POLL_SECONDS = 600.0, 300.0, 0.2
 AUTOSCALER_PORT = 44217
 """Declared for clusters that scale; here nobody listens there."""
 
@@ -99,7 +99,7 @@ def undisturbed(system: System) -> "subprocess.CompletedProcess[str]":
     ],
 )
 def test_nobody_submits_without_the_token(system: System, variables: dict[str, str], answer: str) -> None:
-    job = system.submit("python", "-c", "print('in')", seconds=60, **variables)
+    job = system.submit("python", "-c", "print('in')", seconds=JOB_SECONDS, **variables)
     assert job.returncode != 0
     assert answer in job.stdout + job.stderr
 
@@ -155,6 +155,7 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(
         assert record["failure"] is None
         assert record["steps"] == 120
         assert sorted(record["hosts"]) == sorted([new.name, system.workers[1].name])
+        assert record["result"] == pytest.approx(before[point]["result"], abs=1e-3)
         mine, theirs = adapter(system, "disturbed", record), adapter(system, "undisturbed", before[point])
         assert mine.keys() == theirs.keys()
         for name, value in mine.items():
@@ -173,7 +174,7 @@ def wait_for_checkpoint(system: System, name: str, job: "subprocess.Popen[bytes]
 
 
 def test_a_sweep_that_fails_says_so_in_its_status(system: System) -> None:
-    job = system.submit("python", "pipelines/sweep.py", "--recipe", "/config/bad.yaml", seconds=120)
+    job = system.submit("python", "pipelines/sweep.py", "--recipe", "/config/bad.yaml", seconds=JOB_SECONDS)
     assert job.returncode != 0
     assert "error: " in job.stdout
     assert "Traceback" not in job.stdout

@@ -18,7 +18,7 @@ from tests.k8s.nodes.services import hosts_file, service_links
 
 __all__ = ["Cluster"]
 
-_READY_SECONDS = 180.0
+_READY_SECONDS = 300.0
 
 
 class Cluster:
