@@ -11,10 +11,11 @@ from pathlib import Path
 
 from grun.errors import GrunError
 from k8s.check.documentation import documentation_errors
+from k8s.check.other_kinds import KINDS
 from k8s.check.render import REPOSITORY, kubectl
 from k8s.check.repository import Repository
 from k8s.check.rule import Finding
-from k8s.check.suite import RULES, bundles, crds_folder, source_errors
+from k8s.check.suite import RULES, bundles, crds_folder, findings, source_errors
 
 __all__ = ["main"]
 
@@ -28,12 +29,10 @@ def _check(folders: list[Path]) -> list[Finding]:
     found = [Finding("strict-yaml", "k8s", where, message) for where, message in source_errors(REPOSITORY / "k8s")]
     found += [Finding("documentation", "k8s", where, message) for where, message in documentation_errors(repository)]
     for bundle in bundles(folders, repository):
-        findings = [finding for rule in RULES for finding in rule.findings(bundle)]
+        wrong = findings(bundle)
         kinds = Counter(str(document.get("kind")) for document in bundle.documents)
-        _say(
-            f"{bundle.name}: {sum(kinds.values())} objects of {len(kinds)} kinds, {len(bundle.pods)} pods: {len(findings)} findings"
-        )
-        found += findings
+        _say(f"{bundle.name}: {sum(kinds.values())} objects of {len(kinds)} kinds, {len(wrong)} findings")
+        found += wrong
     return found
 
 
@@ -50,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _say(f"rendered with {kubectl()}; {len(RULES)} rules")
         found = _check(options.folders or [REPOSITORY / "k8s"])
+        _say(f"checked by small schemas of our own, as their definitions are not at hand: {', '.join(KINDS)}")
         if crds_folder() is None:
             _say(
                 "SKIPPED: KUBERAY_CRDS is not set, so RayCluster, RayJob and RayService were not checked against KubeRay's definitions"

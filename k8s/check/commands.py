@@ -1,8 +1,9 @@
 """The commands of manifests, and where each of them runs: a submitter hands its command to the head of a Ray cluster."""
 
+import functools
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -48,13 +49,14 @@ def words_of(container: Container) -> list[str]:
     return [word for text in found for word in _split(str(text))]
 
 
-def _split(text: str) -> list[str]:
+@functools.cache
+def _split(text: str) -> tuple[str, ...]:
     if not re.search(r"\s", text):
-        return [text]
+        return (text,)
     try:
-        return shlex.split(text)
+        return tuple(shlex.split(text))
     except ValueError:
-        return text.split()
+        return tuple(text.split())
 
 
 def expanded(container: Container, text: str) -> str:
@@ -78,7 +80,7 @@ def _head(bundle: Bundle, cluster: RayCluster) -> Pod | None:
     return next((pod for pod in bundle.pods if pod.owner == cluster.owner and pod.role == "head"), None)
 
 
-def _scripts(where: str, words: list[str], pod: Pod, container: Container, bundle: Bundle) -> Iterator[Script]:
+def _scripts(where: str, words: Sequence[str], pod: Pod, container: Container, bundle: Bundle) -> Iterator[Script]:
     index = 0
     while index + 1 < len(words):
         word, path = words[index], words[index + 1]

@@ -93,7 +93,7 @@ def custom_kind(folder: Path, api_version: str, kind: str) -> CustomKind | None:
         )
     for path in paths:
         # files are large and named after what they define
-        if path.name.startswith(f"{group}_{kind.lower()}"):
+        if path.name.startswith(f"{group}_{kind.lower()}") and _definition(path)["spec"]["names"]["kind"] == kind:
             for served in _definition(path)["spec"]["versions"]:
                 if served["name"] == version and served["served"]:
                     return CustomKind(served["schema"]["openAPIV3Schema"])

@@ -10,7 +10,7 @@ from typing import Any
 
 from k8s.check.crds import CustomKind
 
-__all__ = ["UNCHECKED", "other_kind"]
+__all__ = ["KINDS", "UNCHECKED", "other_kind"]
 
 UNCHECKED: frozenset[str] = frozenset()
 """Kinds that are shipped and not schema-checked at all, as "apiVersion/kind"."""
@@ -86,3 +86,7 @@ _KINDS: dict[str, dict[str, Any]] = {
 def other_kind(known: str) -> CustomKind | None:
     """The schema of "apiVersion/kind"; None where there is none."""
     return CustomKind(_KINDS[known]) if known in _KINDS else None
+
+
+KINDS = tuple(_KINDS)
+"""The kinds that have a schema here."""

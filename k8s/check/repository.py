@@ -91,8 +91,7 @@ class Repository:
     def options(self, script: Path) -> frozenset[str]:
         """Options of a script, without their dashes."""
         sources = [script, *(self.root.glob("pipelines/ledger_verbs/*.py") if self.subcommands(script) else ())]
-        literals = {node.value for source in sources for node in ast.walk(_parsed(source)) if isinstance(node, ast.Constant)}
-        own = {text[2:] for text in literals if isinstance(text, str) and re.fullmatch(r"--[a-z][a-z._-]*", text)}
+        own = {option for source in sources for option in _option_literals(source)}
         return frozenset({"help", "recipe", *own, *self.recipe_fields})
 
     def is_verb(self, script: Path) -> bool:
@@ -112,6 +111,12 @@ class Repository:
 @functools.cache
 def _parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _option_literals(path: Path) -> frozenset[str]:
+    literals = (node.value for node in ast.walk(_parsed(path)) if isinstance(node, ast.Constant))
+    return frozenset(text[2:] for text in literals if isinstance(text, str) and re.fullmatch(r"--[a-z][a-z._-]*", text))
 
 
 def _bound(node: ast.stmt) -> Iterator[str]:

@@ -9,7 +9,7 @@ from grun.errors import ConfigError
 from k8s.check.bundle import Bundle
 from k8s.check.render import is_component, kustomizations, render, render_component
 from k8s.check.repository import Repository
-from k8s.check.rule import Rule
+from k8s.check.rule import Finding, Rule
 from k8s.check.rules import (
     availability,
     entrypoints,
@@ -29,7 +29,7 @@ from k8s.check.strict_yaml import Document, load, load_any
 _FIRST = "local-cpu"
 """The overlay that components are checked on."""
 
-__all__ = ["RULES", "bundles", "crds_folder", "source_errors"]
+__all__ = ["RULES", "bundles", "crds_folder", "findings", "source_errors"]
 
 RULES: tuple[Rule, ...] = tuple(
     rule
@@ -38,6 +38,23 @@ RULES: tuple[Rule, ...] = tuple(
     )
     for rule in module.RULES
 )  # fmt: skip
+
+
+def findings(bundle: Bundle) -> list[Finding]:
+    """What all rules find in a bundle; of objects that are not what their kind allows, only that."""
+    misshapen = [finding for rule in schema.SHAPES for finding in rule.findings(bundle)]
+    if misshapen:
+        return misshapen
+    try:
+        return [finding for rule in RULES for finding in rule.findings(bundle)]
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        if bundle.crds:
+            raise
+        # without the definitions nobody has looked at the shape of Ray's objects
+        what = (
+            f"objects must have the fields that their kind requires, got {error!r} on reading them; set KUBERAY_CRDS to see where"
+        )
+        return [Finding("ray-schema", bundle.name, "Ray's objects", what)]
 
 
 def crds_folder() -> Path | None:

@@ -131,7 +131,15 @@ SCHEMAS = [
     _put("core-schema", LOCAL, ("Service/mlflow spec sessionAfinity", "None")),
     _put("core-schema", LOCAL, (f"{MLFLOW} containers 0 resources limits memory", ["1Gi"])),
     _put("ray-schema", LOCAL, ("RayCluster/unlearn spec headGroupSpec replicas", 1)),
-    _put("ray-schema", SWEEP, ("RayJob/sweep spec submissionMode", "CarrierPigeon")),
+    _put("ray-schema", SWEEP, ("RayJob/sweep spec managedBy", "nobody")),
+    _put(
+        "ray-schema",
+        LOCAL,
+        (
+            f"RayCluster/unlearn {HEAD} template spec containers 0 env",
+            [{"name": "TZ", "value": "UTC"}, {"name": "TZ", "value": "CET"}],
+        ),
+    ),
     _put("other-schema", WATCHED, ("PodMonitor/ray spec podMetricsEndpoints 0 intervall", "15s")),
     _put("other-schema", LOCAL, ("PodDisruptionBudget/mlflow apiVersion", "policy/v1beta1")),
     _put("pod-schema", LOCAL, (f"RayCluster/unlearn {HEAD} template spec containers 0 volumeMount", []), without_crds=True),
@@ -192,7 +200,7 @@ SECURITY = [
     _put(
         "secrets-by-reference",
         LOCAL,
-        ("ConfigMap/mlflow data MLFLOW_BACKEND_STORE_URI", "postgresql://mlflow:sesame@postgres:5432/mlflow"),
+        ("ConfigMap/mlflow data MLFLOW_BACKEND_STORE_URI", "postgresql://mlflow:sesame@db.example.com:5432/mlflow"),
     ),
     _put("nothing-is-exposed", LOCAL, ("Service/mlflow spec type", "LoadBalancer")),
     _put("nothing-is-exposed", LOCAL, (f"RayCluster/unlearn {HEAD} serviceType", "NodePort")),
@@ -216,6 +224,11 @@ RESOURCES = [
     _put("gpus-and-tolerations", GPU, (f"RayCluster/unlearn {WORKER} template spec tolerations", GONE)),
     _put("head-does-no-work", LOCAL, (f"RayCluster/unlearn {HEAD} rayStartParams num-cpus", "1")),
     _put("scratch-is-limited", LOCAL, (f"{MLFLOW} volumes @tmp emptyDir", {})),
+    _put(
+        "spilling-is-limited",
+        LOCAL,
+        (f"RayCluster/unlearn {WORKER} template spec containers 0 resources limits ephemeral-storage", GONE),
+    ),
     _put("image-is-pinned", LOCAL, ("StatefulSet/postgres spec template spec containers 0 image", "postgres")),
     _put("image-is-known", LOCAL, ("StatefulSet/postgres spec template spec containers 0 image", "postgres:16.1")),
     _put("image-is-one", LOCAL, (f"{MLFLOW} containers 0 image", "localhost/grun-pipelines:0.1.0-cuda")),
@@ -268,7 +281,7 @@ REFERENCES = [
 ]
 COMMANDS = [
     _put("scripts-exist", LOCAL, ("Job/mlflow-users spec template spec containers 0 command 1", "/scripts/user.py")),
-    _put("scripts-exist", LOCAL, (f"CronJob/prune-caches {CRON} containers 0 command 1", "/app/pipelines/caches.py")),
+    _put("scripts-exist", LOCAL, (f"CronJob/next-request {CRON} containers 0 args 1", "/app/pipelines/requests.py")),
     _put("options-exist", LOCAL, (f"CronJob/prune-caches {CRON} containers 0 command -", "--unused-day")),
     _put("options-exist", LOCAL, (f"CronJob/next-request {CRON} containers 0 args 2", "nxt")),
     _put("recipes-exist", LOCAL, (f"CronJob/prune-caches {CRON} containers 0 command 3", "/config/recipes.yaml")),

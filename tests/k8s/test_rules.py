@@ -8,8 +8,7 @@ import pytest
 from k8s.check.bundle import Bundle
 from k8s.check.render import REPOSITORY
 from k8s.check.repository import Repository
-from k8s.check.rule import Finding
-from k8s.check.suite import RULES, crds_folder
+from k8s.check.suite import RULES, crds_folder, findings
 from tests.k8s.seeds import SEEDS, Draft, Seed
 
 
@@ -19,10 +18,6 @@ class _Changed(Repository):
     def __init__(self, versions: Mapping[str, str]) -> None:
         super().__init__(REPOSITORY)
         self.versions = versions
-
-
-def _findings(bundle: Bundle) -> set[Finding]:
-    return {finding for rule in RULES for finding in rule.findings(bundle)}
 
 
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: f"{seed.rule}")
@@ -35,7 +30,7 @@ def test_a_rule_speaks_of_its_mistake_alone(seed: Seed, rendered: dict[str, Bund
     repository = bundle.repository if draft.versions == bundle.repository.versions else _Changed(draft.versions)
     crds = None if seed.without_crds else bundle.crds
     changed = Bundle(bundle.name, draft.documents, repository, bundle.around, crds, bundle.is_complete)
-    found = _findings(changed)
+    found = findings(changed)
     assert {finding.rule for finding in found} == {seed.rule}, [str(finding) for finding in found]
     assert all(", got " in finding.message and "; " in finding.message for finding in found)
 
@@ -48,4 +43,4 @@ def test_every_rule_has_a_seeded_mistake() -> None:
 
 def test_the_manifests_have_no_mistakes(rendered: dict[str, Bundle]) -> None:
     assert {"base", "overlays/local-cpu", "overlays/gpu"} <= rendered.keys()
-    assert [str(finding) for bundle in rendered.values() for finding in _findings(bundle)] == []
+    assert [str(finding) for bundle in rendered.values() for finding in findings(bundle)] == []

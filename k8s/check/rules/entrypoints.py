@@ -1,5 +1,6 @@
 """Scripts, verbs, options and recipes that a manifest names exist, and are what it takes them for."""
 
+import functools
 import re
 from pathlib import PurePosixPath
 from typing import Any
@@ -29,8 +30,11 @@ def recipe_at(bundle: Bundle, pod: Pod, container: Container, path: str) -> Reci
     if named:
         return Recipe.parse(read_recipe_file(named[0]), where=path)
     text = text_at(bundle, pod, container, path)
-    if text is None:
-        return None
+    return None if text is None else _recipe(text, path)
+
+
+@functools.lru_cache(maxsize=256)
+def _recipe(text: str, path: str) -> Recipe:
     try:
         values: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -83,7 +87,7 @@ def recipes_exist(bundle: Bundle) -> Wrong:
             ):
                 yield where, f"a recipe must be there for {pod.name}, got {path!r}; mount it, or correct the name"
         except ConfigError as error:
-            yield where, f"a recipe must be valid, got: {error}"
+            yield where, f"a recipe must be valid, got one that is not: {error}; correct it"
 
 
 def results_are_kept(bundle: Bundle) -> Wrong:

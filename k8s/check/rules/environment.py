@@ -43,7 +43,7 @@ def recipe_variables_are_fields(bundle: Bundle) -> Wrong:
                     f"a GRUN_ variable must name a field of a recipe, got {name!r}; see `python pipelines/sweep.py --help`",
                 )
             elif value is not None and (wrong := _refused(fields[name.upper()], value)):
-                yield where, f"a GRUN_ variable must have a value that its field takes, got: {wrong}"
+                yield where, f"a GRUN_ variable must have a value that its field takes, got {value!r}: {wrong}; correct it"
 
 
 def _refused(path: str, text: str) -> str | None:

