@@ -10,13 +10,12 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from grun.errors import ConfigError
 from k8s.check.strict_yaml import Document, load
 
-__all__ = ["REPOSITORY", "is_component", "kubectl", "kustomizations", "render", "render_component", "sources"]
+__all__ = ["REPOSITORY", "is_component", "kubectl", "kustomizations", "render", "render_component"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 """Root of the repository."""
@@ -97,8 +96,3 @@ def render_component(component: Path, below: Path) -> list[Document]:
         text = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", **stack}
         (folder / _FILES[0]).write_text(json.dumps(text), encoding="utf-8")  # JSON is YAML
         return render(folder)
-
-
-def sources(root: Path) -> Iterator[Path]:
-    """All YAML files at and below `root`, sorted."""
-    yield from sorted(path for path in root.rglob("*") if path.suffix in (".yaml", ".yml") and path.is_file())

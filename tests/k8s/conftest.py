@@ -11,8 +11,9 @@ from k8s.check.repository import Repository
 from k8s.check.suite import bundles
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _kubectl() -> None:
+@pytest.fixture(scope="session")
+def needs_kubectl() -> None:
+    """Skip, and say so, where nothing can be rendered."""
     try:
         kubectl()
     except ConfigError as error:
@@ -20,7 +21,7 @@ def _kubectl() -> None:
 
 
 @pytest.fixture(scope="session")
-def rendered() -> dict[str, Bundle]:
+def rendered(needs_kubectl: None) -> dict[str, Bundle]:
     """Every folder of the repository that can be rendered, by its path below k8s."""
     found = bundles([REPOSITORY / "k8s"], Repository(REPOSITORY))
     return {str(Path(bundle.name).relative_to("k8s")): bundle for bundle in found}

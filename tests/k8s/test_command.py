@@ -16,6 +16,8 @@ from k8s.check.render import REPOSITORY
 from k8s.check.repository import Repository
 from k8s.check.suite import source_errors
 
+pytestmark = pytest.mark.usefixtures("needs_kubectl")
+
 
 def test_says_what_was_checked_and_ends_with_0(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERAY_CRDS", raising=False)

@@ -10,6 +10,8 @@ from grun.errors import ConfigError
 from k8s.check import render as module
 from k8s.check.render import is_component, kubectl, kustomizations, render, render_component
 
+pytestmark = pytest.mark.usefixtures("needs_kubectl")
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -82,9 +82,7 @@ def recipes_exist(bundle: Bundle) -> Wrong:
     """A recipe is a file of the image, one of ours by name, or a key of a ConfigMap, and it is read before anything is computed."""
     for where, path, pod, container in recipes(bundle):
         try:
-            if recipe_at(bundle, pod, container, path) is None and exists_at(bundle, pod, container, path) <= (
-                mount_of(container, path) is None
-            ):
+            if recipe_at(bundle, pod, container, path) is None and not exists_at(bundle, pod, container, path):
                 yield where, f"a recipe must be there for {pod.name}, got {path!r}; mount it, or correct the name"
         except ConfigError as error:
             yield where, f"a recipe must be valid, got one that is not: {error}; correct it"
@@ -100,12 +98,10 @@ def results_are_kept(bundle: Bundle) -> Wrong:
         claims = {volume["name"] for volume in pod.spec.get("volumes") or [] if "persistentVolumeClaim" in volume}
         mounts = [mount for mount in container.get("volumeMounts") or [] if mount["name"] in claims and not mount.get("readOnly")]
         writable = [PurePosixPath(mount["mountPath"]) for mount in mounts]
-        for name, folder in (("output", recipe.output), ("ledger.vault", recipe.vault)) if recipe else ():
+        serves = pod.owner.startswith("RayService/")  # a server keeps a part of the output folder, and no vault
+        for name, folder in (("output", recipe.output), *([] if serves else [("ledger.vault", recipe.vault)])) if recipe else ():
             wanted = PurePosixPath(folder)
-            # a server writes to a part of the output folder only
-            if not any(
-                wanted.is_relative_to(mount) or (pod.role == "worker" and mount.is_relative_to(wanted)) for mount in writable
-            ) and (name == "output" or pod.role != "worker"):
+            if not any(wanted.is_relative_to(mount) or (serves and mount.is_relative_to(wanted)) for mount in writable):
                 yield (
                     where,
                     f"{name} of a recipe must lie on a claim that {pod.name} may write, got {str(folder)!r}; mount one there",
