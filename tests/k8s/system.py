@@ -42,6 +42,11 @@ class System:
     _made: int = field(default=0, init=False)
 
     @property
+    def pods(self) -> list[Pod]:
+        """All that stand."""
+        return [self.head, *self.workers, self.submitter, self.mlflow, self.postgres, self.object_store]
+
+    @property
     def results(self) -> Path:
         """The volume that all of them share."""
         return self.cluster.claim(NAMESPACE, "results")
@@ -130,7 +135,7 @@ def images(folder: Path) -> dict[str, Image]:
     return {"grun-pipelines": app, "postgres": postgres_image(accounts), "seaweedfs": seaweedfs_image(app)}
 
 
-def printed(pod: Pod, command: Sequence[str], *, seconds: float = 60, **variables: str) -> str:
+def printed(pod: Pod, command: Sequence[str], *, seconds: float = 120, **variables: str) -> str:
     """What a command in a pod prints; it has to succeed."""
     done = pod.execute(command, timeout=seconds, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
