@@ -217,7 +217,7 @@ RESOURCES = [
     _put("memory-is-reserved", LOCAL, (f"{MLFLOW} containers 0 resources requests memory", "1Mi")),
     _put("object-store-fits", LOCAL, (f"RayCluster/unlearn {HEAD} rayStartParams object-store-memory", "99999999999")),
     _put("object-store-fits", LOCAL, (f"RayCluster/unlearn {HEAD} rayStartParams object-store-memory", GONE)),
-    _put("shared-memory-is-memory", LOCAL, (f"RayCluster/unlearn {HEAD} template spec volumes @shm emptyDir sizeLimit", "2Gi")),
+    _put("shared-memory-is-memory", LOCAL, (f"RayCluster/unlearn {HEAD} template spec volumes @shm emptyDir sizeLimit", "4Gi")),
     _put(
         "gpus-are-whole", GPU, (f"RayCluster/unlearn {WORKER} template spec containers 0 resources requests nvidia.com/gpu", "2")
     ),

@@ -11,6 +11,7 @@ import pytest
 from grun.errors import ConfigError
 from k8s.check import __main__ as command
 from k8s.check import kubectl
+from k8s.check.bundle import Bundle
 from k8s.check.documentation import documentation_errors
 from k8s.check.render import REPOSITORY
 from k8s.check.repository import Repository
@@ -60,7 +61,39 @@ def test_documentation_names_files_that_exist(tmp_path: Path) -> None:
     (tmp_path / "k8s/README.md").write_text(text)
     found = [message for _, message in documentation_errors(Repository(tmp_path))]
     assert [message.split("got ")[1].split(";")[0] for message in found] == ["'k8s/overlays/b'", "'../docs/x.md'"]
-    assert list(documentation_errors(Repository(REPOSITORY))) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("kubectl -n unlearning port-forward svc/mlflow 5000", None),
+        ("kubectl port-forward service/unlearn-head-svc 8265", None),
+        ("kubectl wait job/mlflow-migrate job/mlflow-user", "job/mlflow-user"),
+        ("kubectl port-forward svc/mlfow 5000", "svc/mlfow"),
+        ("kubectl -n unlearning delete cronjobs next-request next-requests --ignore-not-found", "cronjobs/next-requests"),
+        ("kubectl get secret unlearn -o yaml", None),
+        ("kubectl get secret unlearnt", "secret/unlearnt"),
+        ("ray job submit -- python /app/pipelines/request.py list --recipe /config/recipe.yaml", None),
+        ("python pipelines/request.py lst", "'lst'"),
+        ("python pipelines/cache.py --prune --unused-day 7", "'--unused-day'"),
+    ],
+)
+def test_documentation_names_objects_and_options_that_exist(
+    line: str, found: str | None, rendered: dict[str, Bundle], tmp_path: Path
+) -> None:
+    repository = Repository(REPOSITORY)
+    (tmp_path / "k8s").mkdir()
+    (tmp_path / "pipelines").symlink_to(REPOSITORY / "pipelines")
+    (tmp_path / "k8s/README.md").write_text(f"```sh\n{line}\n```\n")
+    assert repository.secrets
+    repository.root = tmp_path
+    messages = [message for _, message in documentation_errors(repository, rendered.values())]
+    assert len(messages) == (found is not None)
+    assert found is None or f"got {found};" in messages[0]
+
+
+def test_the_documentation_is_right(rendered: dict[str, Bundle]) -> None:
+    assert list(documentation_errors(Repository(REPOSITORY), rendered.values())) == []
 
 
 def test_sources_are_read_strictly(tmp_path: Path) -> None:

@@ -157,3 +157,40 @@ def test_a_submitter_succeeds_only_where_the_job_did(
     assert verbs[:2] == (["status", "logs"] if again else ["status", "submit"]), (
         "a job that is there is followed, not given again"
     )
+
+
+def manifests() -> str:
+    """All YAML of k8s/, one file after another."""
+    return "\n".join(
+        path.read_text(encoding="utf-8") for path in sorted((ROOT / "k8s").rglob("*.yaml")) if path.name != "versions.yaml"
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "pattern", "key", "at_least"),
+    [
+        ("Ray", r'rayVersion: "?([^"\s]+)"?', "ray", 3),
+        ("our image", r"name: grun-pipelines, newName: \S+, newTag: ([0-9.]+)", "image", 2),
+        ("PostgreSQL", r"name: postgres, newTag: ([0-9.]+)", "postgres", 1),
+        ("SeaweedFS", r'name: chrislusf/seaweedfs, newTag: "?([0-9.]+)', "seaweedfs", 1),
+        ("the Pod Security Standard", r"enforce-version: v([0-9.]+)", "kubernetes", 1),
+    ],
+)
+def test_manifests_name_the_decided_versions(what: str, pattern: str, key: str, at_least: int) -> None:
+    found = re.findall(pattern, manifests())
+    assert len(found) >= at_least, what
+    assert set(found) == {versions()[key]}, what
+
+
+@pytest.mark.parametrize(
+    ("key", "pattern"),
+    [
+        ("ray", r"(?<!Kube)Ray ([0-9]+\.[0-9]+\.[0-9]+)"),
+        ("kuberay", r"KubeRay ([0-9]+\.[0-9]+\.[0-9]+)|--version ([0-9.]+)"),
+        ("torch", r"torch==([0-9.]+)"),
+    ],
+)
+def test_the_readme_names_the_decided_versions(key: str, pattern: str) -> None:
+    text = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
+    found = {"".join(match.groups(default="")) for match in re.finditer(pattern, text)}
+    assert found == {versions()[key]}
