@@ -208,7 +208,7 @@ def test_a_sweep_that_fails_says_so_in_its_status(system: System) -> None:
 def test_the_pods_that_submit_end_with_what_became_of_the_job(system: System) -> None:
     # the ledger's clock, as rendered: no request is pending, so there is nothing to do
     clock = system.cluster.start(system.templates["next-request"])
-    # and a sweep on a cluster of its own, as rendered, with a recipe that cannot be trained
+    # and a sweep on a cluster of its own, as rendered, with a recipe that cannot be trained; its head may answer later than it asks
     recipe = system.cluster.documents.get("ConfigMap", NAMESPACE, "recipe")
     assert recipe is not None
     recipe["data"]["recipe.yaml"] = recipe["data"]["bad.yaml"]
