@@ -55,7 +55,7 @@ class TrialRecord(Config):
     resident_share: float = 1.0
     """Largest share of the base's parameters that a worker held between steps."""
     hosts: tuple[str, ...] = ()
-    """Name of the host of each rank that trained it."""
+    """Names of the hosts that its workers ended on, by rank."""
     thresholds: tuple[float, ...] = ()
     """Gate thresholds that it was scored at: those of the space, raised where calibration asks for it."""
     result: dict[str, float] = Field(default_factory=dict)

@@ -64,9 +64,9 @@ class TrainOutcome:
     cache_bytes: int | None = None
     """Size of the prefix cache that they read; None without one."""
     hosts: tuple[str, ...] = ()
-    """Name of the host of each rank."""
+    """Names of the hosts that they ended on, by rank."""
     nodes: tuple[str, ...] = ()
-    """Ray's id of the node of each rank."""
+    """Ray's ids of these nodes."""
 
 
 def total_steps(recipe: Recipe, prepared: Prepared) -> int:

@@ -8,6 +8,11 @@ set -u
 address=$1 id=$2
 shift 2
 
+# a dashboard answers some time after its head is ready; where it never does, the next command says why
+for _ in {1..30}; do
+  if ray job list --address "$address" >/dev/null 2>&1; then break; fi
+  sleep 5
+done
 if ray job status --address "$address" "$id" >/dev/null 2>&1; then
   ray job logs --address "$address" --follow "$id" || exit 1
 else

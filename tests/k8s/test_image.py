@@ -154,9 +154,7 @@ def test_a_submitter_succeeds_only_where_the_job_did(
     )
     assert ended.returncode == expected
     verbs = log.read_text(encoding="utf-8").split()
-    assert verbs[:2] == (["status", "logs"] if again else ["status", "submit"]), (
-        "a job that is there is followed, not given again"
-    )
+    assert verbs[:3] == ["list", "status", "logs" if again else "submit"], "a job that is there is followed, not given again"
 
 
 def manifests() -> str:

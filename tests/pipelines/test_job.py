@@ -118,6 +118,7 @@ def test_a_submitted_sweep_registers_its_best_adapter(address: str, environment:
     assert len(trials) == 2
     assert all(trial["done"] and trial["failure"] is None for trial in trials)
     assert all(trial["resident_share"] < 0.75 for trial in trials)  # two workers shared the base
+    assert all(trial["hosts"] == [socket.gethostname()] * 2 for trial in trials)
     best = read_card(output / "sweeps/job/best/adapter")
     assert best.steps == trials[0]["total_steps"] == 4
     assert best.adapter.layers == (2, 3)
