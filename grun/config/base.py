@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from grun.errors import ConfigError, near_miss
+from grun.reading import shown
 
 __all__ = ["Config", "InsidePath", "explain", "field_names"]
 
@@ -69,7 +70,7 @@ def explain(error: ValidationError, root: type[BaseModel], *, where: str, what: 
             lines.append(f"unknown key `{location[-1]}` in {parent}{near_miss(str(location[-1]), known)}")
             continue
         value = item.get("input")
-        shown = "" if isinstance(value, Mapping) else f", got {value!r}"
+        got = "" if isinstance(value, Mapping) else f", got {shown(value)}"
         message = item["msg"].removeprefix("Value error, ")
-        lines.append(f"`{path}`: {message}{'' if 'got' in message else shown}" if path else message)
+        lines.append(f"`{path}`: {message}{'' if 'got' in message else got}" if path else message)
     return ConfigError(f"{where} is not a valid {what}: " + "; ".join(lines))

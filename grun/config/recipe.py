@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from grun.config.adapter import AdapterConfig
@@ -22,8 +21,12 @@ from grun.config.sweep import SweepConfig
 from grun.config.tracking import TrackingConfig
 from grun.config.train import TrainConfig
 from grun.errors import ConfigError
+from grun.reading import MalformedError, parse_yaml, read_text
 
 __all__ = ["Recipe", "RequestConfig", "merge", "read_recipe_file"]
+
+_MAX_BYTES = 2**18
+"""Of a recipe file."""
 
 
 class RequestConfig(Config):
@@ -140,11 +143,11 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML, or does not hold a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(read_text(path, limit=_MAX_BYTES))
     except OSError as error:
         raise ConfigError(f"a recipe must be a readable file, got {str(path)!r} ({error.strerror}); check the path") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"a recipe must be YAML, got {str(path)!r}: {' '.join(str(error).split())}") from None
+    except MalformedError as error:
+        raise ConfigError(f"a recipe must be YAML, got {str(path)!r}: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
