@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import stat
+import unicodedata
 from collections.abc import Hashable, Iterable
 from io import BufferedReader
 from pathlib import Path
@@ -31,6 +32,7 @@ __all__ = [
     "read_text",
     "reason_of",
     "shown",
+    "visible",
 ]
 
 _MAX_DEPTH = 100
@@ -42,6 +44,9 @@ _MAX_TENSOR_HEADER = 2**20
 
 _MAX_SHOWN = 200
 
+_INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_ALLOWED = "\n\t\u200c\u200d"  # joiners belong into the words of several scripts
+
 
 class MalformedError(ValueError):
     """A text is not what it has to be; the message says why."""
@@ -51,6 +56,15 @@ def shown(value: object, limit: int = _MAX_SHOWN) -> str:
     """A value in a message: its repr, cut where it would bury the message."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+
+
+def visible(text: str) -> str:
+    """Show characters that cannot be seen, that steer a terminal or turn the direction of writing, by their code point."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        f"\u27e8U+{ord(c):04X}\u27e9" if c not in _ALLOWED and unicodedata.category(c) in _INVISIBLE else c for c in text
+    )
 
 
 def named(name: object) -> str:
@@ -205,29 +219,31 @@ def _check_tree(values: Any, depth: int) -> None:
             _check_tree(part, depth - 1)
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without anchors, double keys and merge keys."""
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""With libyaml, which is an order of magnitude faster, where PyYAML was built with it."""
 
-    depth = 0
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Compose a value, unless it names another one or lies too deep."""
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise MalformedError(f"an anchor or alias in line {event.start_mark.line + 1}; write the value out")
-        self.depth += 1
-        if self.depth > _MAX_DEPTH:
-            raise MalformedError("nested too deeply")
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
+class _Loader(_SafeLoader):  # type: ignore[misc] # chosen above
+    """PyYAML's safe loader without double keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         """A mapping, unless a key comes twice."""
         names = [child.value for child, _value in getattr(node, "value", ()) if isinstance(child, yaml.ScalarNode)]
         if (twice := _twice(names)) is not None:
             raise MalformedError(f"the key {shown(twice, 60)} twice in line {node.start_mark.line + 1} and below; leave one")
-        return super().construct_mapping(node, deep)
+        values: dict[Hashable, Any] = super().construct_mapping(node, deep)
+        return values
+
+
+def _check_events(text: str) -> None:
+    """Refuse anchors, aliases and bottomless nesting before anything is built."""
+    depth = 0
+    for event in yaml.parse(text, _SafeLoader):  # type: ignore[no-untyped-call]
+        if getattr(event, "anchor", None) is not None:
+            raise MalformedError(f"an anchor or alias in line {event.start_mark.line + 1}; write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise MalformedError("nested too deeply")
 
 
 def parse_yaml(text: str) -> Any:
@@ -237,6 +253,7 @@ def parse_yaml(text: str) -> Any:
         MalformedError: it is no YAML, or YAML that no reader of ours takes.
     """
     try:
+        _check_events(text)
         values = yaml.load(text, _Loader)  # noqa: S506 - a safe loader, made safer
         _check_tree(values, _MAX_DEPTH)
     except MalformedError:

@@ -420,6 +420,6 @@ def _status_of(main: Callable[[], int]) -> int:
         console.note("interrupted; the same command continues where this one stopped")
         return 130
     except Exception:  # noqa: BLE001 - the last resort of a process, which shows it in full
-        traceback.print_exc()
+        console.defect(traceback.format_exc())
         console.error("this is a defect of the program, not of your input; please report it with the lines above")
         return 1
