@@ -228,8 +228,8 @@ class _Shard:
         heads, width = self._file.metadata()["heads"].split()
         return int(heads), int(width)
 
-    def check(self) -> None:
-        """Compare the index with the header of the file, so that no row reaches beyond a tensor.
+    def check(self, spec: CacheSpec) -> None:
+        """Compare spec and index with the header of the file, so that no row asks for a tensor that is not there, or reaches beyond one.
 
         Raises:
             ValueError: they do not belong together.
@@ -241,7 +241,16 @@ class _Shard:
             raise MalformedError("a file without `heads`") from None
         prefixes = sum(length for _digest, length in self.index.prompts) * heads * width
         answers = sum(length for _digest, _prompt, length in self.index.sequences)
-        for name in self._file.keys():  # noqa: SIM118 - it is no mapping
+        names = self._file.keys()
+        depth = spec.num_layers - 1 - spec.cut
+        known = len(names) == 1 + len(spec.state_layers) + 2 * depth and set(names) == {
+            "nll",
+            *(f"states.{layer}" for layer in spec.state_layers),
+            *(f"{kind}.{layer}" for kind in ("keys", "values") for layer in range(spec.cut + 1, spec.num_layers)),
+        }
+        if not known:
+            raise MalformedError(f"tensors {shown(sorted(names))}, and others in its spec")
+        for name in names:
             shape = self._file.get_slice(name).get_shape()
             fits = shape == [prefixes] if name.startswith(("keys.", "values.")) else shape[:1] == [answers]
             if not fits:
@@ -305,7 +314,7 @@ class PrefixCache:
             CacheError: a shard is missing or damaged.
         """
         indices = sorted(folder.glob("shard-*.json"))
-        shards = [_open_shard(path.with_suffix(".safetensors"), path, verify=verify) for path in indices]
+        shards = [_open_shard(path.with_suffix(".safetensors"), path, spec, verify=verify) for path in indices]
         if sum(len(shard.index.sequences) for shard in shards) != spec.num_sequences:
             raise CacheError(f"a prefix cache must hold all its rows, got {str(folder)!r} with files missing; delete that folder")
         return cls(folder, spec, shards)
@@ -373,14 +382,14 @@ def _read(folder: Path) -> CacheState:
         ) from None
 
 
-def _open_shard(path: Path, index_path: Path, *, verify: bool) -> _Shard:
+def _open_shard(path: Path, index_path: Path, spec: CacheSpec, *, verify: bool) -> _Shard:
     try:
         index = ShardIndex.model_validate(parse_json(read_text(index_path, limit=_MAX_INDEX)))
         whole = path.stat().st_size == index.num_bytes and (not verify or file_digest(path) == index.sha256)
         if whole:
             check_tensor_file(path)
             shard = _Shard(path, index)
-            shard.check()
+            shard.check(spec)
     except (OSError, ValueError, SafetensorError) as error:
         raise CacheError(f"a prefix cache must be whole, got {str(path)!r}: {reason_of(error)}; delete its folder") from None
     if not whole:
