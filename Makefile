@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test check lint types contracts test-slow clean
+.PHONY: setup demo test check lint types contracts audit fuzz test-slow clean
 
 # installed by a lock, as pyreft pins an old transformers; torch apart from it, as its builds differ from machine to machine
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -37,7 +37,13 @@ types: setup
 contracts: setup
 	$(BIN)/lint-imports
 
-check: lint types contracts test test-slow  ## everything that CI checks
+audit: setup  ## the environment against the lock, and the lock against known vulnerabilities where they can be looked up
+	$(BIN)/python -m tests.audit
+
+fuzz: setup  ## 100,000 hostile inputs for every reader, some minutes each
+	$(BIN)/python -m tests.fuzz
+
+check: lint types contracts audit test test-slow  ## everything that CI checks
 
 clean:
 	rm -rf $(VENV) outputs build *.egg-info

@@ -215,7 +215,7 @@ def _check_probe(plan: CachePlan) -> None:
 
 def _build(recipe: Recipe, prepared: Prepared, plan: CachePlan) -> None:
     """Compute the shards in tasks beside each other, compare a probe batch both ways, and declare the cache finished."""
-    plan.folder.mkdir(exist_ok=True)
+    plan.folder.mkdir(mode=0o700, exist_ok=True)  # it holds what gives the records away
     digests = sorted({example.digest for example in plan.examples})
     (plan.folder / RECORDS_FILE).write_text(json.dumps(digests), encoding="utf-8")  # first: a build may stop anywhere
     arguments = {"recipe": recipe, "base": prepared.base, "folder": plan.folder, "spec": plan.spec}
