@@ -238,7 +238,8 @@ class _Loader(_SafeLoader):  # type: ignore[misc] # chosen above
 def _check_events(text: str) -> None:
     """Refuse anchors, aliases and bottomless nesting before anything is built."""
     depth = 0
-    for event in yaml.parse(text, _SafeLoader):  # type: ignore[no-untyped-call]
+    event: Any
+    for event in yaml.parse(text, _SafeLoader):
         if getattr(event, "anchor", None) is not None:
             raise MalformedError(f"an anchor or alias in line {event.start_mark.line + 1}; write the value out")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

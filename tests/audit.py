@@ -7,6 +7,7 @@ Where pip-audit is installed and its service answers: no version of the lock has
 no failure: nothing was looked up, and whoever reads the last line knows.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def read_lock(text: str) -> dict[str, str]:
 def apart_from_the_lock(roots: Iterable[str] = _ROOTS) -> set[str]:
     """Names of some distributions and of all that these need, as far as they are installed; of the project only its own."""
     found: set[str] = set()
-    left = [canonicalize_name(root) for root in roots]
+    left: list[str] = [canonicalize_name(root) for root in roots]
     while left:
         name = left.pop()
         if name in found:
@@ -94,39 +95,43 @@ def compare(pinned: Mapping[str, str], installed: Mapping[str, str], apart: set[
 def look_up(lock: Path) -> list[str]:
     """Ask pip-audit's service for known vulnerabilities of what is in the lock.
 
+    Returns:
+        a line for each, with the versions that mend it.
+
     Raises:
-        NotLookedUpError: there was nobody to ask.
+        NotLookedUpError: there was nobody to ask, or some distributions were skipped; a mirror without advisories skips all of them,
+            and pip-audit calls that a success.
     """
     if find_spec("pip_audit") is None:
         raise NotLookedUpError("pip-audit is not installed")
-    command = [
-        sys.executable,
-        "-m",
-        "pip_audit",
-        "--requirement",
-        str(lock),
-        "--no-deps",
-        "--disable-pip",
-        "--progress-spinner",
-        "off",
-    ]
+    options = ["--no-deps", "--disable-pip", "--progress-spinner", "off", "--format", "json"]
+    command = [sys.executable, "-m", "pip_audit", "--requirement", str(lock), *options]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
         raise NotLookedUpError(f"its service did not answer within {_TIMEOUT} s") from None
-    found = [line for line in done.stdout.splitlines() if line.strip()]
-    if done.returncode == 0:
-        return []
-    if done.returncode == 1 and found:  # a table of what was found; errors go to stderr alone
-        return found
-    said = (done.stderr.strip().splitlines() or ["no word"])[-1]
-    raise NotLookedUpError(f"pip-audit ended with {done.returncode}: {said[:200]}")
+    try:
+        answers = json.loads(done.stdout)["dependencies"]
+    except (ValueError, LookupError):
+        said = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        raise NotLookedUpError(f"pip-audit ended with {done.returncode}: {said[:200]}") from None
+    found = [
+        f"{one['name']} {one['version']}: {known['id']}, mended in {', '.join(known['fix_versions']) or 'no version yet'}"
+        for one in answers
+        for known in one.get("vulns", ())
+    ]
+    skipped = [one["name"] for one in answers if "skip_reason" in one]
+    if skipped and not found:
+        raise NotLookedUpError(
+            f"the service knew nothing of {len(skipped)} of {len(answers)} distributions ({', '.join(skipped[:3])}, ...)"
+        )
+    return found
 
 
 def main(lock: Path = LOCK) -> int:
     """Run both; 1 where either finds something."""
     pinned = read_lock(lock.read_text(encoding="utf-8"))
-    installed = {canonicalize_name(str(one.metadata["Name"])): one.version for one in distributions()}
+    installed: dict[str, str] = {canonicalize_name(str(one.metadata["Name"])): one.version for one in distributions()}
     wrong = compare(pinned, installed, apart_from_the_lock())
     print("\n".join(wrong) if wrong else f"the environment holds the {len(pinned)} distributions of the lock, in its versions")
     try:

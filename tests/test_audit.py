@@ -1,5 +1,6 @@
 """The audit of dependencies: what differs from the lock is named, and what was not looked up is said."""
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -43,18 +44,29 @@ def answer(monkeypatch: pytest.MonkeyPatch, code: int, out: str = "", err: str =
     monkeypatch.setattr(subprocess, "run", lambda *_arguments, **_options: done)
 
 
+VULNERABLE = {"name": "a", "version": "1", "vulns": [{"id": "GHSA-0", "fix_versions": ["2"], "aliases": [], "description": "d"}]}
+SOUND = {"name": "b", "version": "1", "vulns": []}
+SKIPPED = {"name": "c", "skip_reason": "Dependency not found on PyPI"}
+
+
 def test_what_pip_audit_finds_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer(monkeypatch, 1, "Name Version ID Fix Versions\na 1 GHSA-0 2\n", "Found 1 known vulnerability in 1 package\n")
-    assert look_up(tmp_path) == ["Name Version ID Fix Versions", "a 1 GHSA-0 2"]
+    answer(monkeypatch, 1, json.dumps({"dependencies": [VULNERABLE, SOUND, SKIPPED]}))
+    assert look_up(tmp_path) == ["a 1: GHSA-0, mended in 2"]
     assert main() == 1
     assert "GHSA-0" in capsys.readouterr().out
 
 
 def test_nothing_found_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    answer(monkeypatch, 0, "", "No known vulnerabilities found\n")
+    answer(monkeypatch, 0, json.dumps({"dependencies": [SOUND]}), "No known vulnerabilities found\n")
     assert look_up(tmp_path) == []
+
+
+def test_what_was_skipped_is_no_clean_bill(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answer(monkeypatch, 0, json.dumps({"dependencies": [SOUND, SKIPPED]}), "No known vulnerabilities found\n")
+    with pytest.raises(NotLookedUpError, match=r"knew nothing of 1 of 2 distributions \(c, "):
+        look_up(tmp_path)
 
 
 def test_a_service_that_cannot_be_reached_is_no_clean_bill(

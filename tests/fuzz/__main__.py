@@ -5,6 +5,7 @@ from our own mutator. Ends with 1 where a crash was found; the smallest input of
 """
 
 import argparse
+import importlib
 import importlib.util
 import os
 import resource
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 _MEMORY = 16 * 2**30
 """Address space that a run may take: what asks for more is a bomb."""
@@ -32,7 +34,7 @@ def _arguments() -> argparse.Namespace:
 
 def _guided(arguments: argparse.Namespace) -> None:
     """Run one reader with atheris in this process, which it ends."""
-    import atheris  # type: ignore[import-not-found,unused-ignore]
+    atheris: Any = importlib.import_module("atheris")  # no wheel for every Python
 
     with atheris.instrument_imports(include=["grun", "pipelines"]):
         from tests.fuzz.readers import READERS

@@ -45,7 +45,7 @@ TEXTS = (
     "float16",
     "none",
 )
-WORDS = (
+WORDS: tuple[bytes, ...] = (
     b"NaN",
     b"Infinity",
     b"-Infinity",

@@ -1,6 +1,7 @@
 """Run cases through a reader: count what becomes of them, and keep the smallest that ends in what is no error of ours."""
 
 import hashlib
+import importlib
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from grun.errors import GrunError
 from tests.fuzz.mutation import mutate
@@ -21,7 +23,7 @@ __all__ = ["Crash", "Tally", "make_case", "run_cases", "run_guided", "try_case",
 _TOO_LONG = 20
 """Seconds of this process that no case may take."""
 
-_SHORTENINGS = 1000
+_SHORTENINGS = 300
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def run_guided(reader: Reader, count: int, seed: int, folder: Path, done: Callab
         folder: corpus that it keeps them in.
         done: told at the end.
     """
-    import atheris  # type: ignore[import-not-found,unused-ignore] # no wheel for every Python
+    atheris: Any = importlib.import_module("atheris")  # no wheel for every Python
 
     tally, corpus = Tally(reader, "atheris"), seeds(reader.name)
 
