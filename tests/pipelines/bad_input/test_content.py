@@ -154,6 +154,30 @@ class TestModel:
         message = run("train", "--model.path", base, "--model.pad_token", "<pad>").message
         assert "`model.pad_token` must be in the tokenizer's vocabulary, got '<pad>'; name an existing token" in message
 
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("config.json", b"{"),
+            ("config.json", b"[]"),
+            ("config.json", b"\xff"),
+            ("config.json", b"[" * 100_000),
+            ("config.json", b'{"model_type": "nothing-known"}'),
+            ("tokenizer.json", b"{"),
+            ("tokenizer.json", b"{}"),
+            ("tokenizer_config.json", b"{"),
+            ("tokenizer_config.json", b"[]"),
+            ("model.safetensors", b""),
+            ("model.safetensors", b"\xff" * 100),
+            ("model.safetensors", (2**40).to_bytes(8, "little") + b"{}"),
+        ],
+    )
+    def test_a_base_with_a_damaged_file(
+        self, run: Verb, data: Callable[..., list[object]], base: Path, name: str, content: bytes
+    ) -> None:
+        (base / name).write_bytes(content)
+        options = [*data(), "--model.path", base, "--promotion.require_certificate", "false"]
+        assert str(base) in run("train", *options, "--tracking.uri", f"sqlite:///{base}/nowhere/mlflow.db").message
+
     @pytest.mark.parametrize("verb", ["train", "sweep", "promote"])
     def test_nothing_is_trained_or_promoted_on_a_quantised_base(self, run: Verb, base: Path, verb: str) -> None:
         message = run(verb, "--model.path", base, "--model.decomposition", "nf4").message
