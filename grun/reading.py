@@ -24,6 +24,7 @@ __all__ = [
     "MalformedError",
     "check_tensor_file",
     "check_text",
+    "cut",
     "digest_file",
     "named",
     "parse_json",
@@ -54,7 +55,11 @@ class MalformedError(ValueError):
 
 def shown(value: object, limit: int = _MAX_SHOWN) -> str:
     """A value in a message: its repr, cut where it would bury the message."""
-    text = repr(value)
+    return cut(repr(value), limit)
+
+
+def cut(text: str, limit: int = _MAX_SHOWN) -> str:
+    """A text in a message, cut where it would bury the message."""
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
@@ -74,8 +79,7 @@ def named(name: object) -> str:
 
 def reason_of(error: Exception) -> str:
     """What the system or a parser said of a file, in one line."""
-    text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+    return cut(getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__)
 
 
 def check_text(text: str) -> str:

@@ -24,7 +24,7 @@ from grun.config import AdapterConfig, Config, PromptConfig
 from grun.errors import AdapterError, ConfigError
 from grun.interventions import Adapter, build_adapter
 from grun.lm import BaseInfo, FrozenLM
-from grun.reading import MalformedError, check_tensor_file, digest_file, parse_json, read_text, reason_of, shown
+from grun.reading import MalformedError, check_tensor_file, cut, digest_file, parse_json, read_text, reason_of, shown
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -149,7 +149,7 @@ def _read_config(folder: Path) -> AdapterCard:
         return AdapterCard.model_validate(parse_json(read_text(folder / ADAPTER_CONFIG, limit=_MAX_CONFIG, owned=True)))
     except (OSError, ValueError) as error:  # ValueError: of the file, of JSON, of the schema
         detail = (
-            "; ".join(f"{e['loc']}: {e['msg']}" for e in error.errors()[:_MAX_FINDINGS])
+            "; ".join(f"{shown(e['loc'])}: {cut(e['msg'])}" for e in error.errors()[:_MAX_FINDINGS])
             if isinstance(error, ValidationError)
             else reason_of(error)
         )

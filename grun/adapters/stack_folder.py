@@ -34,7 +34,7 @@ from grun.config.ledger import NAME_PATTERN
 from grun.errors import AdapterError
 from grun.interventions import AdapterStack, StackMember
 from grun.lm import BaseInfo, FrozenLM
-from grun.reading import parse_json, read_text, reason_of, shown
+from grun.reading import cut, parse_json, read_text, reason_of, shown
 
 __all__ = [
     "ADAPTERS",
@@ -264,5 +264,5 @@ def _check_names(folder: Path, names: Sequence[str], what: str) -> None:
 
 def _detail(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the card'}: {e['msg']}" for e in error.errors()[:5])
+        return "; ".join(f"{cut('.'.join(map(str, e['loc']))) or 'the card'}: {cut(e['msg'])}" for e in error.errors()[:5])
     return reason_of(error)
