@@ -19,6 +19,7 @@ from grun.interventions import build_adapter
 from grun.ledger import to_export
 from grun.lm.prefix_cache import CacheProbe, CacheSpec, CacheState, ShardIndex
 from tests.adapters.test_official import draw_state, write_config
+from tests.evaluation.example_report import example_report
 from tests.fuzz.readers import CORPUS
 from tests.ledger.example_ledger import example_ledger
 
@@ -63,6 +64,7 @@ def texts() -> None:
         sets={"forget": "2" * 64},
     )
     put("retain_logs", "good.jsonl", f"{header.model_dump_json()}\n{format_row(row)}\n")
+    put("report", "good.json", example_report().model_dump_json())
     put("ledger_export", "good.jsonl", to_export(example_ledger()))
     put("ledger_export", "good-empty.jsonl", "")
 

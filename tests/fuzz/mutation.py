@@ -60,7 +60,7 @@ WORDS: tuple[bytes, ...] = (
 )
 WORDS += (
     b'{"a":1,"a":2}',
-    b"[" * 300,
+    b"[" * 20000,
     b"9" * 5000,
     b"\r\n",
     b"\n",
@@ -96,6 +96,7 @@ def mutate(seeds: Sequence[bytes], format: Format, random: Random) -> bytes:
         try:
             return _STRUCTURED[format](seed, random)
         except (
+            OverflowError,
             ValueError,
             KeyError,
             IndexError,

@@ -97,6 +97,12 @@ def read_logs(data: bytes) -> None:
     read_retain_logs(put("logs.jsonl", data))
 
 
+def read_report(data: bytes) -> None:
+    from grun.evaluation.report import EvalReport
+
+    EvalReport.load(put("report.json", data))
+
+
 def read_recipe(data: bytes) -> None:
     from grun.config import Recipe, merge, read_recipe_file
 
@@ -325,6 +331,7 @@ READERS = {
         Reader("questions", "jsonl", read_questions),
         Reader("scored_rows", "jsonl", read_scored_rows),
         Reader("retain_logs", "jsonl", read_logs),
+        Reader("report", "json", read_report),
         Reader("recipe", "yaml", read_recipe),
         Reader("request", "jsonl", read_request),
         Reader("adapter_config", "json", read_adapter_config),
