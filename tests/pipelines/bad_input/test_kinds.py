@@ -108,6 +108,14 @@ KINDS = (
     recipe(
         "zero byte in a file", 'data: {kind: jsonl, path: x, forget: "a\\0b"}\n', "`data.forget` must hold no control characters"
     ),
+    recipe(
+        "model name that climbs", "serving: {registered_model: ../x}\n", "`serving.registered_model`: String should match pattern"
+    ),
+    recipe(
+        "model name that is a path",
+        "tracking: {registered_model: a/b}\n",
+        "`tracking.registered_model`: String should match pattern",
+    ),
     recipe("layers out of order", "adapter: {layers: [3, 1]}\n", "`layers` must be strictly increasing, got (3, 1); sort it"),
     recipe("no layers", "adapter: {layers: []}\n", "`adapter.layers`: Tuple should have at least 1 item"),
     # the command line and the environment
