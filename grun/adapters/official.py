@@ -16,6 +16,7 @@ Shapes: D hidden size, r rank.
 
 import io
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,9 @@ def _check_config(folder: Path, layers: set[int]) -> None:
 def _read_tensors(path: Path) -> State:
     """Read a dictionary of finite floating-point tensors, as float32."""
     try:
-        values: Any = torch.load(_unpacked(path), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what torch only wonders about, torch never wrote
+            values: Any = torch.load(_unpacked(path), map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - a damaged or hostile pickle ends in whatever its bytes lead to
         raise AdapterError(
             f"a layer file must be a pickle of tensors and nothing else, got {str(path)!r}, which was refused "
