@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test check lint image-lint types contracts manifests kubectl test-slow locks clean
+.PHONY: setup demo test check lint image-lint types contracts manifests kubectl audit fuzz test-slow locks clean
 
 # installed by a lock, as pyreft pins an old transformers; torch apart from it, as its builds differ from machine to machine
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -46,7 +46,13 @@ kubectl: setup  ## what renders manifests: the machine's own where it is new eno
 manifests: kubectl  ## render and check k8s/; KUBERAY_CRDS names a folder of KubeRay's CustomResourceDefinitions
 	$(BIN)/python -m k8s.check
 
-check: lint types contracts manifests test test-slow  ## everything that CI checks
+audit: setup  ## the environment against the lock, and the lock against known vulnerabilities where they can be looked up
+	$(BIN)/python -m tests.audit
+
+fuzz: setup  ## 100,000 hostile inputs for every reader, some minutes each
+	$(BIN)/python -m tests.fuzz
+
+check: lint types contracts manifests audit test test-slow  ## everything that CI checks
 
 locks:  ## every lock anew from pyproject.toml; `make locks OPTIONS=--upgrade` takes newer versions
 	$(PYTHON) -m venv build/uv

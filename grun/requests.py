@@ -1,6 +1,8 @@
 """A request to forget: who asks for what, and the digests that pin the data it was made about."""
 
-from pydantic import NonNegativeInt
+from typing import Annotated
+
+from pydantic import Field
 
 from grun.config.base import Config
 
@@ -14,7 +16,7 @@ class Source(Config):
     """Reader: testbed, tofu, jsonl or hub."""
     location: str
     """Folder, data set or seed that the records were read from, and the name inside it."""
-    num_records: NonNegativeInt
+    num_records: Annotated[int, Field(ge=0, lt=2**63)]
     """How many records it held."""
     digest: str
     """SHA-256 over the contents, independent of row order."""

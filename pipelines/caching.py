@@ -256,7 +256,7 @@ def _begin(plan: CachePlan, shared: SharedCaches | None, common: Sequence[Sequen
     """Write down what a cache is made from, as a build may stop anywhere, and take over the shards of the common one."""
     digests = sorted({example.digest for example in plan.examples})
     if shared is None:
-        plan.folder.mkdir(exist_ok=True)
+        plan.folder.mkdir(mode=0o700, exist_ok=True)  # it holds what gives the records away
         (plan.folder / RECORDS_FILE).write_text(json.dumps(digests), encoding="utf-8")
         if plan.common is not None:
             link_shards(plan.common.folder, plan.folder, len(common))

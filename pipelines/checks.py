@@ -13,7 +13,7 @@ from grun.evaluation.requirements import check_required, missing_metrics
 from grun.evaluation.sets import evaluation_sets
 from grun.interventions import check_fits
 from grun.lm import BaseInfo, load_tokenizer, resolve_folder
-from grun.lm.frozen import context_of, digest_weights, load_config, read_shape
+from grun.lm.frozen import check_weights, context_of, digest_weights, load_config, read_shape
 from grun.objectives import read_layer
 from grun.training import forget_answers, preferred_answers, training_rows
 from pipelines.console import note
@@ -37,11 +37,11 @@ __all__ = [
 
 
 def check_base(recipe: Recipe) -> None:
-    """Refuse an adapter or objective that does not fit the base; reads a configuration, never weights.
+    """Refuse an adapter or objective that does not fit the base; reads configurations and headers, never weights.
 
     Raises:
         ConfigError: a layer outside the model, a rank above the hidden size, a read layer that gives no gradient.
-        ModelError: the base is missing, or its tokenizer cannot pad.
+        ModelError: the base is missing or damaged, or its tokenizer cannot pad.
     """
     taught = recipe.model.taught
     hidden_size, num_layers = taught.hidden_size, taught.num_layers
@@ -50,6 +50,7 @@ def check_base(recipe: Recipe) -> None:
             continue
         folder = resolve_folder(path, recipe.model.revision if path == recipe.model.path else None)
         load_config(folder)
+        check_weights(folder)
         load_tokenizer(folder, recipe.model.pad_token)
         if path == recipe.model.path:
             shape = read_shape(folder)

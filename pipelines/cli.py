@@ -20,12 +20,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
-import yaml
 from pydantic import Discriminator
 from pydantic_core import PydanticUndefined
 
 from grun.config import Config, Recipe, merge, read_recipe_file
 from grun.errors import ConfigError, GrunError, near_miss
+from grun.reading import MalformedError, parse_yaml
 from pipelines import console
 
 __all__ = ["RECIPES", "next_step", "parse_command", "run_command"]
@@ -120,8 +120,8 @@ class _Option:
         if tuple in types and not text.lstrip().startswith("["):
             text = f"[{text}]"
         try:
-            return yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):  # ValueError: looks like a date and is none
+            return parse_yaml(text)
+        except MalformedError:
             return text  # the schema says what was expected
 
 
@@ -420,6 +420,6 @@ def _status_of(main: Callable[[], int]) -> int:
         console.note("interrupted; the same command continues where this one stopped")
         return 130
     except Exception:  # noqa: BLE001 - the last resort of a process, which shows it in full
-        traceback.print_exc()
+        console.defect(traceback.format_exc())
         console.error("this is a defect of the program, not of your input; please report it with the lines above")
         return 1

@@ -1,6 +1,7 @@
 """What people see: notes and progress on stderr, results on stdout; on a terminal with colour and bars, in a log as plain lines.
 
-Text is always literal: no markup, no emoji codes, so that data can never change how a line looks.
+Text is always literal: no markup, no emoji codes, no control characters, so that data can never change how a line looks, nor
+what a terminal does.
 """
 
 import os
@@ -17,8 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from grun.errors import ConfigError
+from grun.reading import visible
 
-__all__ = ["check_writable", "error", "note", "progress", "result", "summary"]
+__all__ = ["check_writable", "defect", "error", "note", "progress", "result", "summary"]
 
 PIPE_CLOSED = 141
 """Exit status of a process that SIGPIPE ended: what the shell reports when a reader goes away."""
@@ -45,24 +47,32 @@ _stdout = _Console()
 
 def note(text: str) -> None:
     """Say something in passing."""
-    _stderr.print(text, soft_wrap=True)
+    _stderr.print(visible(text), soft_wrap=True)
 
 
 def error(text: str) -> None:
     """Say what is wrong."""
-    _stderr.print(Text.assemble(("error:", "bold red"), " ", text), soft_wrap=True)
+    _stderr.print(Text.assemble(("error:", "bold red"), " ", visible(text)), soft_wrap=True)
+
+
+def defect(trace: str) -> None:
+    """Show in full what failed, for a report to whoever maintains this program."""
+    _stderr.print(visible(trace), soft_wrap=True, end="")
 
 
 def result(text: str) -> None:
     """Print a text that was asked for, as it is."""
-    _stdout.print(text, soft_wrap=True, end="")
+    _stdout.print(visible(text), soft_wrap=True, end="")
 
 
 def summary(title: str, rows: Mapping[str, str], next_steps: Sequence[str] = ()) -> None:
     """Print a result: a title, a name and a value on each line, and commands to go on with."""
+    title, next_steps = visible(title), [visible(step) for step in next_steps]
+    rows = {visible(name): visible(value) for name, value in rows.items()}
     if not _stdout.is_terminal:
         width = max(map(len, rows), default=0)
-        lines = [f"  {name:<{width}}  {value}" for name, value in rows.items()]
+        below = "\n" + " " * (width + 4)  # a value of several lines must not look like a line of ours
+        lines = [f"  {name:<{width}}  {value.replace(chr(10), below)}" for name, value in rows.items()]
         _stdout.print("\n".join([title, *lines, *(f"next: {step}" for step in next_steps)]), soft_wrap=True)
         return
     table = Table.grid(padding=(0, 2))
@@ -81,6 +91,7 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     Yields:
         a function that takes the number of units done since the last call.
     """
+    description = visible(description)
     if not _stderr.is_terminal:
         yield _plain_progress(description, total)
         return

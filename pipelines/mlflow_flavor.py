@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from grun.errors import AdapterError
+from grun.reading import MalformedError, parse_yaml, read_text, reason_of, shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -54,6 +55,8 @@ FLAVOR_NAME = "grun"
 ADAPTER_FILES = ("adapter_config.json", "adapter.safetensors")
 
 _FORMAT_VERSION = 1
+_MAX_MODEL_FILE = 2**20
+"""Bytes."""
 _ADAPTER, _STACK = "adapter", "stack"
 _STACK_CARD = "stack.json"
 _MODEL_FILE, _REQUIREMENTS, _PYTHON_ENV = "MLmodel", "requirements.txt", "python_env.yaml"
@@ -197,7 +200,7 @@ def load_adapter_folder(model_path: Path) -> Path:
     if digests != config.get("sha256"):
         raise AdapterError(
             f"the files of an adapter must be the ones that were saved, got {digests} where {str(model_path)!r} records "
-            f"{config.get('sha256')}; take it from the registry again, and if that does not help, register it again"
+            f"{shown(config.get('sha256'))}; take it from the registry again, and if that does not help, register it again"
         )
     return folder
 
@@ -248,17 +251,17 @@ def _folder_name(digests: object) -> str:
 
 def _flavor_config(model_path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load((model_path / _MODEL_FILE).read_text(encoding="utf-8"))
+        content = parse_yaml(read_text(model_path / _MODEL_FILE, limit=_MAX_MODEL_FILE))
         config = content["flavors"][FLAVOR_NAME]
         known = config["format_version"] == _FORMAT_VERSION
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, MalformedError, KeyError, TypeError) as error:
         raise AdapterError(
             f"a model must be a folder with an {_MODEL_FILE} file of the flavour `{FLAVOR_NAME}`, got {str(model_path)!r} "
-            f"({type(error).__name__}: {error}); name a model that `sweep` or `train` registered"
+            f"({type(error).__name__}: {reason_of(error)}); name a model that `sweep` or `train` registered"
         ) from None
     if not known:
         raise AdapterError(
-            f"the model's format must be {_FORMAT_VERSION}, got {config['format_version']!r} in {str(model_path)!r}; "
+            f"the model's format must be {_FORMAT_VERSION}, got {shown(config['format_version'])} in {str(model_path)!r}; "
             "update this package"
         )
     assert isinstance(config, dict)
@@ -270,8 +273,8 @@ def _refuse_others(folder: Path, needed: set[str], tolerated: set[str]) -> None:
     missing, added = needed - present, present - needed - tolerated
     if missing or added:
         raise AdapterError(
-            f"{str(folder)!r} must hold exactly {sorted(needed)}, got {sorted(present)}; "
-            f"missing: {sorted(missing)}, not ours: {sorted(added)}; take it from where it was saved again"
+            f"{str(folder)!r} must hold exactly {sorted(needed)}, got {shown(sorted(present))}; "
+            f"missing: {sorted(missing)}, not ours: {shown(sorted(added))}; take it from where it was saved again"
         )
 
 

@@ -23,10 +23,15 @@ from grun.data.records import Record, digest_records, read_jsonl, to_json
 from grun.data.sequence import distinct
 from grun.data.splits import Splits, make_request, with_environment
 from grun.errors import ConfigError, DataError
+from grun.reading import parse_json, read_text, reason_of
 from grun.requests import UnlearningRequest
 from pipelines.fetched_data import fetched_splits
 
 __all__ = ["Lesson", "Prepared", "plan", "prepared_folder", "prepared_root", "read_prepared", "write_prepared"]
+
+
+_MAX_REQUEST = 2**20
+"""Bytes of `request.json`."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,12 @@ def read_prepared(folder: Path) -> tuple[UnlearningRequest, Splits]:
     Raises:
         DataError: a set is missing, or not what the request was made about.
     """
-    request = UnlearningRequest.model_validate_json((folder / "request.json").read_text(encoding="utf-8"))
+    try:
+        request = UnlearningRequest.model_validate(parse_json(read_text(folder / "request.json", limit=_MAX_REQUEST)))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"prepared data must have a request.json as it was written, got {str(folder)!r} ({reason_of(error)}); delete the folder"
+        ) from None
     utility = {path.stem: read_jsonl(path) for path in sorted((folder / "utility").glob("*.jsonl"))}
     sets = {name: read_jsonl(folder / f"{name}.jsonl") for name in ("forget", "retain", "holdout")}
     for name, digest in request.data_digests.items():

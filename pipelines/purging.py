@@ -4,7 +4,6 @@ Requests are kept apart from each other in training, so one's records are among 
 of records, not by the names of folders. What cannot be read is taken for something that has them: it can be made anew.
 """
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,12 +16,17 @@ from grun.config import Recipe
 from grun.data.records import read_jsonl
 from grun.errors import DataError, LedgerError
 from grun.ledger import RequestState
+from grun.reading import parse_json, read_text
 from pipelines.caching import RECORDS_FILE, cache_root
 from pipelines.prepared import prepared_root
 from pipelines.shared_caches import SharedCaches
 from pipelines.vault import Vault
 
 __all__ = ["Traces", "find_traces", "remove_traces"]
+
+
+_MAX_BYTES = 2**28
+"""Of the files that say what a folder was made from."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def _folders(root: Path) -> Iterator[Path]:
 def _forget_digest(folder: Path) -> str | None:
     """Digest of the forget set that a prepared folder was made about."""
     try:
-        return str(json.loads((folder / "request.json").read_text(encoding="utf-8"))["forget"]["digest"])
+        return str(parse_json(read_text(folder / "request.json", limit=_MAX_BYTES))["forget"]["digest"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
@@ -122,7 +126,7 @@ def _record_files(folder: Path) -> Iterator[Path]:
 
 def _cache_has(folder: Path, digests: set[str]) -> bool:
     try:
-        known = json.loads((folder / RECORDS_FILE).read_text(encoding="utf-8"))
+        known = parse_json(read_text(folder / RECORDS_FILE, limit=_MAX_BYTES))
         return not digests.isdisjoint(known)
     except (OSError, ValueError, TypeError):
         return True

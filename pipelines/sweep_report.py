@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from grun.config import Recipe
 from grun.evaluation.figures import gate_histogram, pareto_figure, threshold_figure
+from grun.evaluation.html import finalize
 from grun.evaluation.scores import read_rows
 from pipelines.certifying import certificate_row, promise
 from pipelines.cli import next_step
@@ -108,7 +109,9 @@ def _best_of_trials(outcome: SweepOutcome) -> list[SweepPoint]:
 
 
 def _render(recipe: Recipe, space: Space, outcome: SweepOutcome, figures: dict[str, Figure]) -> str:
-    environment = Environment(loader=PackageLoader("pipelines", "."), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=PackageLoader("pipelines", "."), autoescape=True, undefined=StrictUndefined, finalize=finalize
+    )
     return environment.get_template("sweep_report.html.j2").render(
         recipe=recipe,
         space=space,

@@ -5,7 +5,6 @@ loading checks all of it, the digest of the tensors, and the certificate if ther
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from grun.config import AdapterConfig, Config, PromptConfig
 from grun.errors import AdapterError, ConfigError
 from grun.interventions import Adapter, build_adapter
 from grun.lm import BaseInfo, FrozenLM
+from grun.reading import MalformedError, check_tensor_file, cut, digest_file, parse_json, read_text, reason_of, shown
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -41,6 +41,10 @@ __all__ = [
 ADAPTER_CONFIG, ADAPTER_TENSORS = "adapter_config.json", "adapter.safetensors"
 
 _ORTHONORMAL_WITHIN = 1e-4
+_MAX_CONFIG = 2**20
+"""Bytes of a configuration."""
+_MAX_FINDINGS, _MAX_DETAIL = 5, 1000
+"""How much of what is wrong a message names."""
 
 
 class AdapterCard(Config):
@@ -122,21 +126,15 @@ def read_card(folder: Path) -> AdapterCard:
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if names != sorted([ADAPTER_CONFIG, ADAPTER_TENSORS]):
         raise AdapterError(
-            f"an adapter is a folder of exactly `{ADAPTER_CONFIG}` and `{ADAPTER_TENSORS}`, got {str(folder)!r} with {names}; check the path"
+            f"an adapter is a folder of exactly `{ADAPTER_CONFIG}` and `{ADAPTER_TENSORS}`, got {str(folder)!r} with {shown(names)}; check the path"
         )
+    card = _read_config(folder)
     try:
-        card = AdapterCard.model_validate(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
-        detail = (
-            "; ".join(f"{e['loc']}: {e['msg']}" for e in error.errors()) if isinstance(error, ValidationError) else str(error)
-        )
+        digest = digest_file(folder / ADAPTER_TENSORS, owned=True)
+    except (OSError, MalformedError) as error:
         raise AdapterError(
-            f"`{ADAPTER_CONFIG}` must be as this version writes it, got {str(folder)!r}: {detail}; export it again"
+            f"`{ADAPTER_TENSORS}` must be a readable file of its own, got {str(folder)!r} ({reason_of(error)}); fetch the adapter again"
         ) from None
-    try:
-        digest = hashlib.sha256((folder / ADAPTER_TENSORS).read_bytes()).hexdigest()
-    except OSError as error:
-        raise AdapterError(f"`{ADAPTER_TENSORS}` must be a readable file, got {str(folder)!r} ({error.strerror})") from None
     if digest != card.tensors_sha256:
         raise AdapterError(
             f"`{ADAPTER_TENSORS}` must be as it was written, got other bytes in {str(folder)!r} "
@@ -144,6 +142,20 @@ def read_card(folder: Path) -> AdapterCard:
         )
     _check_certificate(card)
     return card
+
+
+def _read_config(folder: Path) -> AdapterCard:
+    try:
+        return AdapterCard.model_validate(parse_json(read_text(folder / ADAPTER_CONFIG, limit=_MAX_CONFIG, owned=True)))
+    except (OSError, ValueError) as error:  # ValueError: of the file, of JSON, of the schema
+        detail = (
+            "; ".join(f"{shown(e['loc'])}: {cut(e['msg'])}" for e in error.errors()[:_MAX_FINDINGS])
+            if isinstance(error, ValidationError)
+            else reason_of(error)
+        )
+        raise AdapterError(
+            f"`{ADAPTER_CONFIG}` must be as this version writes it, got {str(folder)!r}: {detail}; export it again"
+        ) from None
 
 
 def _check_certificate(card: AdapterCard) -> None:
@@ -219,27 +231,36 @@ def _check_belongs(card: AdapterCard, base: BaseInfo, hidden_size: int, num_laye
 def _read_tensors(folder: Path, card: AdapterCard) -> Adapter:
     """Build the adapter that the card describes, with the folder's tensors in it."""
     try:
+        check_tensor_file(folder / ADAPTER_TENSORS, owned=True)
         adapter = build_adapter(card.adapter, hidden_size=card.hidden_size, num_layers=card.num_layers, seed=0)
         tensors = load_file(folder / ADAPTER_TENSORS)
+        _check_types(adapter, tensors, folder)
         adapter.load_state_dict(tensors)
-    except (ConfigError, SafetensorError, RuntimeError, OSError) as error:
-        detail = " ".join(str(error).split())
+    except (ConfigError, SafetensorError, RuntimeError, OSError, ValueError) as error:
+        detail = " ".join(str(error).split())[:_MAX_DETAIL]
         raise AdapterError(
             f"`{ADAPTER_TENSORS}` must hold the tensors its configuration names, got {str(folder)!r}: {detail}; fetch the adapter again"
         ) from None
-    _check_sound(adapter, tensors, folder)
+    _check_sound(adapter, folder)
     return adapter
 
 
+def _check_types(adapter: Adapter, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Refuse numbers that loading would turn into others: of complex ones it would take a half."""
+    other = [name for name, own in adapter.state_dict().items() if name in tensors and tensors[name].dtype != own.dtype]
+    if other:
+        raise AdapterError(f"an adapter must be in float32, got {shown(other)} otherwise in {str(folder)!r}; fetch it again")
+
+
 @torch.no_grad()
-def _check_sound(adapter: Adapter, tensors: Mapping[str, Tensor], folder: Path) -> None:
+def _check_sound(adapter: Adapter, folder: Path) -> None:
     """Refuse numbers that no training of ours leaves behind: they would load, and then do something else."""
-    unsound = [name for name, p in adapter.named_parameters() if tensors[name].dtype != p.dtype or not bool(p.isfinite().all())]
+    unsound = [name for name, p in adapter.named_parameters() if not bool(p.isfinite().all())]
     for layer, gated in adapter:
         basis = gated.intervention.basis
         if float((basis.T @ basis - torch.eye(basis.shape[1])).abs().max()) > _ORTHONORMAL_WITHIN:
             unsound.append(f"the basis of layer {layer}")
     if unsound:
         raise AdapterError(
-            f"an adapter must be finite, in float32 and with an orthonormal basis, got {unsound} otherwise in {str(folder)!r}; fetch it again"
+            f"an adapter must be finite and with an orthonormal basis, got {shown(unsound)} otherwise in {str(folder)!r}; fetch it again"
         )

@@ -14,8 +14,10 @@ and in use, and these gates know no other.
 Shapes: D hidden size, r rank.
 """
 
-import json
+import io
 import re
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from grun.errors import AdapterError, ConfigError
 from grun.gates import build_gate
 from grun.interventions import Adapter, GatedIntervention, build_adapter
 from grun.lm import FrozenLM
+from grun.reading import MalformedError, named, parse_json, read_bytes, read_text, reason_of, shown
 
 __all__ = ["import_official"]
 
@@ -35,6 +38,8 @@ _LAYER_FILE = re.compile(r"intkey_layer\.(0|[1-9][0-9]*)\.comp\.block_output\.un
 _BASE_FILE = "pytorch_model.bin"
 _GATES: tuple[GateConfig, ...] = (LinearGateConfig(), Mlp3GateConfig(), Mlp5GateConfig())
 _ORTHONORMAL_TOLERANCE = 1e-4
+_MAX_CONFIG, _MAX_LAYER = 2**20, 2**28
+"""Bytes of `config.json` and of a layer file: a rank of thousands."""
 
 State = dict[str, Tensor]
 
@@ -81,7 +86,7 @@ def _layer_files(folder: Path) -> dict[int, Path]:
     unknown = [path.name for path, match in matches.items() if match is None]
     if unknown:
         raise AdapterError(
-            f"an official checkpoint must edit one position of block outputs, got {unknown} in {str(folder)!r}; "
+            f"an official checkpoint must edit one position of block outputs, got {shown(unknown)} in {str(folder)!r}; "
             "only files `intkey_layer.{l}.comp.block_output.unit.pos.nunit.1#0.bin` can be imported"
         )
     layers = {int(match[1]): path for path, match in matches.items() if match}
@@ -97,17 +102,17 @@ def _check_config(folder: Path, layers: set[int]) -> None:
     """Check that `config.json` places one intervention on the output of each block that has a file, and no other."""
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(read_text(path, limit=_MAX_CONFIG, owned=True))
         placed = sorted(tuple(row[:4]) for row in values["representations"])
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdapterError(
             f"an official checkpoint must have a config.json that lists its `representations`, got {str(path)!r} "
-            f"({type(error).__name__}: {error}); copy it from the folder of the finished training run"
+            f"({type(error).__name__}: {reason_of(error)}); copy it from the folder of the finished training run"
         ) from None
     expected = [(layer, "block_output", "pos", 1) for layer in sorted(layers)]
     if placed != expected:
         raise AdapterError(
-            f"config.json must place one intervention on each block that has a file, {expected}, got {placed} in {str(path)!r}; "
+            f"config.json must place one intervention on each block that has a file, {expected}, got {shown(placed)} in {str(path)!r}; "
             "copy the config.json of the same training run"
         )
 
@@ -115,7 +120,9 @@ def _check_config(folder: Path, layers: set[int]) -> None:
 def _read_tensors(path: Path) -> State:
     """Read a dictionary of finite floating-point tensors, as float32."""
     try:
-        values: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what torch only wonders about, torch never wrote
+            values: Any = torch.load(_unpacked(path), map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - a damaged or hostile pickle ends in whatever its bytes lead to
         raise AdapterError(
             f"a layer file must be a pickle of tensors and nothing else, got {str(path)!r}, which was refused "
@@ -126,12 +133,41 @@ def _read_tensors(path: Path) -> State:
             f"a layer file must hold a dictionary of tensors, got {type(values).__name__} in {str(path)!r}; check the file"
         )
     for name, value in values.items():
-        dense = isinstance(value, Tensor) and value.layout == torch.strided and value.is_floating_point()
-        if not dense or not value.isfinite().all():
+        if not isinstance(name, str) or not _is_dense(value) or not bool(value.isfinite().all()):
             raise AdapterError(
-                f"a layer file must hold finite floating-point tensors, got another `{name}` in {str(path)!r}; fetch it again"
+                f"a layer file must hold finite floating-point tensors, got another {named(name)} in {str(path)!r}; fetch it again"
             )
-    return {str(name): value.float() for name, value in values.items()}
+    return {name: value.float() for name, value in values.items()}
+
+
+def _is_dense(value: object) -> bool:
+    """Whether a value is a tensor with a number in the file for each of its own: with strides of zero, one stands for any many."""
+    return (
+        type(value) is Tensor
+        and value.layout == torch.strided
+        and value.is_floating_point()
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
+
+
+def _unpacked(path: Path) -> io.BytesIO:
+    """The archive again, as torch writes it: nothing in it compressed, and so nothing larger than the file.
+
+    Raises:
+        MalformedError: it is compressed, too large, or no archive; as that of a torch before 1.6 is.
+        OSError: it cannot be read.
+    """
+    content = io.BytesIO(read_bytes(path, limit=_MAX_LAYER, owned=True))
+    again = io.BytesIO()
+    with zipfile.ZipFile(content) as archive, zipfile.ZipFile(again, "w") as copy:
+        members = archive.infolist()
+        packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
+        if packed or sum(member.file_size for member in members) > content.getbuffer().nbytes:
+            raise MalformedError("compressed, or files that overlap")
+        for member in members:
+            copy.writestr(zipfile.ZipInfo(member.filename), archive.read(member))
+    again.seek(0)
+    return again
 
 
 def _check_base_untouched(folder: Path) -> None:
@@ -139,7 +175,7 @@ def _check_base_untouched(folder: Path) -> None:
     path = folder / _BASE_FILE
     if path.exists() and (names := sorted(_read_tensors(path))):
         raise AdapterError(
-            f"an adapter must leave its base as it was, got {len(names)} trained base tensors ({names[0]}, ...) "
+            f"an adapter must leave its base as it was, got {len(names)} trained base tensors ({names[0][:60]}, ...) "
             f"in {str(path)!r}; only checkpoints of a frozen base can be imported"
         )
 
@@ -162,7 +198,7 @@ def _common_shape(states: dict[int, State], hidden_size: int) -> tuple[GateConfi
             name = wrong[0]
             raise AdapterError(
                 f"block {layer} of a checkpoint with a {gate.kind} gate and rank {rank} must have exactly {sorted(expected)}, "
-                f"got `{name}` of shape {found.get(name)} instead of {expected.get(name)}; get the file again from its author"
+                f"got {named(name)} of shape {found.get(name)} instead of {expected.get(name)}; get the file again from its author"
             )
     if len(set(shapes.values())) != 1:
         listed = {layer: (gate.kind, rank) for layer, (gate, rank) in shapes.items()}
@@ -187,7 +223,7 @@ def _gate_of(state: State, layer: int, hidden_size: int) -> GateConfig:
             return gate
     raise AdapterError(
         f"block {layer} of a checkpoint must have a gate of kind {[gate.kind for gate in _GATES]}, "
-        f"got the gate tensors {sorted(names)}; interventions without a gate, or with another one, cannot be imported"
+        f"got the gate tensors {shown(sorted(names))}; interventions without a gate, or with another one, cannot be imported"
     )
 
 

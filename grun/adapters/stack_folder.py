@@ -10,8 +10,8 @@ members were made for one base, in one precision and with one way to build promp
 """
 
 import hashlib
-import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +34,7 @@ from grun.config.ledger import NAME_PATTERN
 from grun.errors import AdapterError
 from grun.interventions import AdapterStack, StackMember
 from grun.lm import BaseInfo, FrozenLM
+from grun.reading import cut, parse_json, read_text, reason_of, shown
 
 __all__ = [
     "ADAPTERS",
@@ -49,6 +50,9 @@ __all__ = [
 ]
 
 STACK_CARD, ADAPTERS = "stack.json", "adapters"
+
+_MAX_CARD = 2**22
+"""Bytes; some ten thousand members."""
 
 _SHARED = ("base_digest", "base_dtype", "base_pad_token", "hidden_size", "num_layers", "prompt")
 """What the cards of all members have to agree on: they act on one base, on one prompt."""
@@ -78,7 +82,7 @@ class StackCard(Config):
     @model_validator(mode="after")
     def _each_request_once(self) -> Self:
         ids = [member.request_id for member in self.members]
-        twice = sorted({request_id for request_id in ids if ids.count(request_id) > 1})
+        twice = sorted(request_id for request_id, count in Counter(ids).items() if count > 1)
         if twice:
             raise ValueError(f"a request must be in a stack once, got {twice} twice; leave one of each out")
         return self
@@ -158,8 +162,8 @@ def _read(folder: Path) -> tuple[StackCard, list[AdapterCard]]:
     """The card of a stack and those of its members, checked."""
     _check_names(folder, [STACK_CARD, ADAPTERS], "a stack")
     try:
-        card = StackCard.model_validate(json.loads((folder / STACK_CARD).read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
+        card = StackCard.model_validate(parse_json(read_text(folder / STACK_CARD, limit=_MAX_CARD, owned=True)))
+    except (OSError, ValueError) as error:
         raise AdapterError(
             f"`{STACK_CARD}` must be as this version writes it, got {str(folder)!r}: {_detail(error)}; fetch the stack again"
         ) from None
@@ -251,14 +255,14 @@ def _check_names(folder: Path, names: Sequence[str], what: str) -> None:
     if present != sorted(names):
         missing, added = sorted(set(names) - set(present)), sorted(set(present) - set(names))
         raise AdapterError(
-            f"{str(folder)!r} must hold exactly {what}, {sorted(names)}; missing: {missing}, not ours: {added}; fetch the stack again"
+            f"{str(folder)!r} must hold exactly {what}, {shown(sorted(names))}; missing: {shown(missing)}, not ours: {shown(added)}; fetch the stack again"
         )
     links = [name for name in present if (folder / name).is_symlink()]
     if links:
-        raise AdapterError(f"a stack must hold its own files, got links {links} in {str(folder)!r}; fetch the stack again")
+        raise AdapterError(f"a stack must hold its own files, got links {shown(links)} in {str(folder)!r}; fetch the stack again")
 
 
 def _detail(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the card'}: {e['msg']}" for e in error.errors())
-    return str(error)
+        return "; ".join(f"{cut('.'.join(map(str, e['loc']))) or 'the card'}: {cut(e['msg'])}" for e in error.errors()[:5])
+    return reason_of(error)

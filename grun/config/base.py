@@ -9,8 +9,13 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from grun.errors import ConfigError, near_miss
+from grun.reading import cut, shown
 
 __all__ = ["Config", "InsidePath", "PathOrUri", "StorageUri", "explain", "field_names", "is_uri"]
+
+
+_MAX_FINDINGS, _MAX_RULE = 20, 500
+"""How much of what is wrong a message names, and characters of each rule."""
 
 
 class Config(BaseModel):
@@ -92,14 +97,16 @@ def explain(error: ValidationError, root: type[BaseModel], *, where: str, what: 
     lines = []
     for item in error.errors(include_url=False):
         location = item["loc"]
-        path = ".".join(str(part) for part in location)
+        path = cut(".".join(str(part) for part in location))
         if item["type"] == "extra_forbidden":
             known = field_names(_annotation_at(root, location[:-1]))
             parent = ".".join(str(part) for part in location[:-1]) or "the top level"
-            lines.append(f"unknown key `{location[-1]}` in {parent}{near_miss(str(location[-1]), known)}")
+            lines.append(f"unknown key `{cut(str(location[-1]))}` in {parent}{near_miss(str(location[-1]), known)}")
             continue
         value = item.get("input")
-        shown = "" if isinstance(value, Mapping) else f", got {value!r}"
-        message = item["msg"].removeprefix("Value error, ")
-        lines.append(f"`{path}`: {message}{'' if 'got' in message else shown}" if path else message)
-    return ConfigError(f"{where} is not a valid {what}: " + "; ".join(lines))
+        got = "" if isinstance(value, Mapping) else f", got {shown(value)}"
+        message = cut(item["msg"].removeprefix("Value error, "), _MAX_RULE)
+        lines.append(f"`{path}`: {message}{'' if 'got' in message else got}" if path else message)
+    left = len(lines) - _MAX_FINDINGS
+    more = [f"and {left} more"] if left > 0 else []
+    return ConfigError(f"{where} is not a valid {what}: " + "; ".join([*lines[:_MAX_FINDINGS], *more]))

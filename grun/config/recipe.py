@@ -1,10 +1,10 @@
 """A recipe: a complete run. Recipe files, the command line, the environment and Ray workers all speak this schema."""
 
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from grun.config.adapter import AdapterConfig
@@ -22,8 +22,12 @@ from grun.config.sweep import SweepConfig
 from grun.config.tracking import TrackingConfig
 from grun.config.train import TrainConfig
 from grun.errors import ConfigError
+from grun.reading import MalformedError, parse_yaml, read_text, shown
 
 __all__ = ["Recipe", "RequestConfig", "merge", "read_recipe_file"]
+
+_MAX_BYTES = 2**18
+"""Of a recipe file."""
 
 
 class RequestConfig(Config):
@@ -77,6 +81,15 @@ class Recipe(Config):
     cluster: ClusterConfig = ClusterConfig()
     """The local Ray cluster."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _texts_are_plain(cls, values: Any) -> Any:
+        """No file system takes a zero byte, and no name or path of anybody's has another control character."""
+        for path, text in _texts(values):
+            if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" for c in text):
+                raise ValueError(f"`{path}` must hold no control characters, got {shown(text)}; write it without them")
+        return values
+
     @model_validator(mode="after")
     def _engine_differentiates_twice(self) -> Self:
         invariance, train = self.objective.invariance, self.train
@@ -120,6 +133,18 @@ class Recipe(Config):
         return self.ledger.vault or self.output / "vault"
 
 
+def _texts(values: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in nested values, with its dotted path."""
+    if isinstance(values, str | Path):
+        yield path, str(values)
+    elif isinstance(values, Mapping):
+        for name, value in values.items():
+            yield from _texts(value, f"{path}.{name}".lstrip("."))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _texts(value, path)
+
+
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Lay `above` over `below`. Where a section's `kind` changes, the other fields below belong to another kind and go."""
     merged = dict(below)
@@ -140,11 +165,11 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML, or does not hold a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(read_text(path, limit=_MAX_BYTES))
     except OSError as error:
         raise ConfigError(f"a recipe must be a readable file, got {str(path)!r} ({error.strerror}); check the path") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"a recipe must be YAML, got {str(path)!r}: {' '.join(str(error).split())}") from None
+    except MalformedError as error:
+        raise ConfigError(f"a recipe must be YAML, got {str(path)!r}: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -3,6 +3,7 @@
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from grun.config.base import Config
+from grun.config.ledger import MODEL_PATTERN
 
 __all__ = ["ServingConfig"]
 
@@ -14,7 +15,7 @@ class ServingConfig(Config):
     """Address to listen on; one that other machines reach is refused without `GRUN_API_KEY`."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
-    registered_model: str | None = None
+    registered_model: str | None = Field(default=None, pattern=MODEL_PATTERN)
     """Name in the model registry; unset: the ledger's model if it has a champion when the server starts, else the request's own."""
     poll_seconds: PositiveFloat = 5.0
     """How often the registry is asked whether the champion moved."""

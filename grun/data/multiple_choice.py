@@ -11,7 +11,9 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from grun.data.records import read_lines
 from grun.errors import DataError
+from grun.reading import shown
 
 __all__ = ["ChoiceQuestion", "digest_questions", "read_multiple_choice"]
 
@@ -50,42 +52,31 @@ def read_multiple_choice(path: Path) -> tuple[ChoiceQuestion, ...]:
     Raises:
         DataError: the file is missing, not UTF-8, empty, or a line is malformed (named by file and line number).
     """
-    try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except OSError as error:
-        raise DataError(
-            f"`evaluation.multiple_choice` must be a readable file, got {str(path)!r} ({error.strerror}); check the path"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"a file of questions must be UTF-8, got {str(path)!r} (byte {error.start}); convert it") from None
-    if lines == [""]:
+    questions = tuple(_parse(values, where) for where, values in read_lines(path))
+    if not questions:
         raise DataError(f"a file of questions must hold at least one, got the empty file {str(path)!r}")
-    return tuple(_parse(line, f"{path}:{number}") for number, line in enumerate(lines, start=1))
+    return questions
 
 
-def _parse(line: str, where: str) -> ChoiceQuestion:
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: every line must hold one JSON object, got malformed JSON ({error}); mend the line") from None
+def _parse(values: Any, where: str) -> ChoiceQuestion:
     if not isinstance(values, dict):
         raise DataError(f"{where}: a question must be a JSON object, got {type(values).__name__}; one object a line")
     for field in ("question", "choices", "answer"):
         if field not in values:
             raise DataError(
-                f"{where}: a multiple-choice question needs `question`, `choices` and `answer`, got {sorted(map(str, values))}; "
+                f"{where}: a multiple-choice question needs `question`, `choices` and `answer`, got {shown(sorted(map(str, values)))}; "
                 f"`{field}` is missing"
             )
     question, choices, answer = values["question"], values["choices"], values["answer"]
     if not _is_text(question):
-        raise DataError(f"{where}: `question` must be a non-empty text, got {question!r}; write it or drop the line")
+        raise DataError(f"{where}: `question` must be a non-empty text, got {shown(question)}; write it or drop the line")
     if not isinstance(choices, list) or not _FEWEST <= len(choices) <= _MOST or not all(map(_is_text, choices)):
         raise DataError(
-            f"{where}: `choices` must be a list of {_FEWEST} to {_MOST} non-empty texts, got {choices!r}; mend or drop the line"
+            f"{where}: `choices` must be a list of {_FEWEST} to {_MOST} non-empty texts, got {shown(choices)}; mend or drop the line"
         )
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
         raise DataError(
-            f"{where}: `answer` must be the index of the right choice, from 0 to {len(choices) - 1}, got {answer!r}; mend the line"
+            f"{where}: `answer` must be the index of the right choice, from 0 to {len(choices) - 1}, got {shown(answer)}; mend the line"
         )
     return ChoiceQuestion(question.strip(), tuple(choice.strip() for choice in choices), answer)
 

@@ -5,16 +5,17 @@
 
 The prompt is tokenised alone and together with the answer; the prompt's ids must be a prefix of the joint ids, or
 the token that the gate reads at inference would not be the one it was trained on. This is checked for every row.
+Control tokens that a record spells out are text (:mod:`grun.data.plain_text`).
 The end-of-text token is part of the answer, so that the model learns where to stop.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from grun.config import PromptConfig
+from grun.data.plain_text import PlainText
 from grun.data.records import QARecord, Record, TextRecord
 from grun.data.wrappers.asked import Asked
 from grun.errors import DataError
@@ -70,6 +71,7 @@ class PromptEncoder:
         if config.template == "chat" and not tokenizer.chat_template:
             raise DataError("`prompt.template: chat` needs a tokenizer with a chat template, got one without; use `qa`")
         self.tokenizer = tokenizer
+        self.plain = PlainText(tokenizer)
         self.config = config
         self.max_length = min(context, config.max_length or context)
         self._known: dict[tuple[Record, str | Asked | None, str | None], Example] = {}
@@ -167,19 +169,12 @@ class PromptEncoder:
         return eos
 
     def _tokenize(self, text: str, *, special: bool = True) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        ids = self.plain.tokenize(text, special=special)
         # some tokenizers close every sequence themselves; the end of the prompt is not the end of the text
         return ids[:-1] if special and len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
 
     def _chat(self, turns: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> list[int]:
-        rendered: Any = self.tokenizer.apply_chat_template(
-            list(turns),
-            tokenize=True,
-            return_dict=False,
-            add_generation_prompt=add_generation_prompt,
-            date_string=self.config.chat_date,
-        )
-        return list(rendered)
+        return self.plain.chat(turns, add_generation_prompt=add_generation_prompt, date_string=self.config.chat_date)
 
 
 def _as_asked(question: str | Asked) -> Asked:

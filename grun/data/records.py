@@ -6,14 +6,18 @@ is the same data. Readers refuse what they do not understand, with file and line
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grun.errors import DataError, near_miss
+from grun.reading import MalformedError, check_text, parse_json, reason_of, shown
 
-__all__ = ["QARecord", "Record", "TextRecord", "digest_records", "parse_record", "read_jsonl", "to_json"]
+__all__ = ["QARecord", "Record", "TextRecord", "digest_records", "parse_record", "read_jsonl", "read_lines", "to_json"]
+
+_MAX_LINE = 2**24
+"""Bytes of one record; a book of ten million characters is no record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +69,17 @@ Record = QARecord | TextRecord
 def _text(values: Mapping[str, Any], field: str, where: str) -> str:
     value = values[field]
     if not isinstance(value, str) or not value.strip():
-        shown = type(value).__name__ if isinstance(value, list | dict) else repr(value)  # these may hold text to be forgotten
-        raise DataError(f"{where}: `{field}` must be a non-empty text, got {shown}; write it or drop the line")
-    return value.strip()
+        said = type(value).__name__ if isinstance(value, list | dict) else shown(value)  # these may hold text to be forgotten
+        raise DataError(f"{where}: `{field}` must be a non-empty text, got {said}; write it or drop the line")
+    return _whole(value, field, where)
+
+
+def _whole(value: str, field: str, where: str) -> str:
+    """A text without white space around it; a data set of the Hub may hold what no file of JSON gets past its reader."""
+    try:
+        return check_text(value.strip())
+    except MalformedError as error:
+        raise DataError(f"{where}: `{field}` must be a text, got {error}; mend or drop the line") from None
 
 
 def parse_record(values: Any, *, where: str) -> Record:
@@ -85,9 +97,9 @@ def parse_record(values: Any, *, where: str) -> Record:
         return TextRecord(_text(values, "text", where))
     for field in ("question", "answer"):
         if field not in values:
-            hint = next((f" (is it `{key}`, misspelt?)" for key in values if near_miss(str(key), [field])), "")
+            hint = next((f" (is it `{key[:60]}`, misspelt?)" for key in values if near_miss(str(key), [field])), "")
             raise DataError(
-                f"{where}: a record needs `question` and `answer` (or `text`), got the fields {sorted(map(str, values))}; "
+                f"{where}: a record needs `question` and `answer` (or `text`), got the fields {shown(sorted(map(str, values)))}; "
                 f"`{field}` is missing{hint}"
             )
     optional = {
@@ -121,7 +133,7 @@ def _texts(values: Mapping[str, Any], field: str, where: str) -> tuple[str, ...]
             raise DataError(
                 f"{where}: `{field}` must be a list of non-empty texts, got {type(item).__name__} without text as number {number}; drop it"
             )
-    return tuple(item.strip() for item in texts)
+    return tuple(_whole(item, field, where) for item in texts)
 
 
 def to_json(record: Record) -> dict[str, Any]:
@@ -146,29 +158,44 @@ def read_jsonl(path: Path) -> tuple[Record, ...]:
     Raises:
         DataError: the file is missing, not UTF-8, empty, or a line is malformed (named by file and line number).
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise DataError(f"a data file must be readable, got {str(path)!r} ({error.strerror}); check the path") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"a data file must be UTF-8, got {str(path)!r} (byte {error.start}); convert it") from None
-    if lines and not lines[-1]:
-        lines.pop()
-    if not lines:
+    records = tuple(parse_record(values, where=where) for where, values in read_lines(path))
+    if not records:
         raise DataError(f"a data file must hold at least one record, got the empty file {str(path)!r}")
-    records: list[Record] = []
-    for number, line in enumerate(lines, start=1):
-        where = f"{path}:{number}"
-        if not line.strip():
-            raise DataError(f"{where}: every line must hold one JSON object, got an empty line; remove it")
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{where}: every line must hold one JSON object, got malformed JSON ({error}); mend the line"
-            ) from None
-        records.append(parse_record(values, where=where))
-    return tuple(records)
+    return records
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Decode a file of JSON Lines, a line at a time.
+
+    Yields:
+        file and line, for messages, and what the line holds.
+
+    Raises:
+        DataError: the file cannot be read, is not UTF-8, or a line is malformed or endless.
+    """
+    try:
+        with path.open("rb") as file:
+            start = 0
+            for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), start=1):
+                yield f"{path}:{number}", _parse_line(line, f"{path}:{number}", path, start)
+                start += len(line)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise DataError(f"a data file must be readable, got {str(path)!r} ({reason_of(error)}); check the path") from None
+
+
+def _parse_line(line: bytes, where: str, path: Path, start: int) -> Any:
+    if len(line) > _MAX_LINE:
+        raise DataError(
+            f"{where}: a line must have at most {_MAX_LINE} bytes, got more; one JSON object a line, and long texts in parts"
+        )
+    if not line.strip():
+        raise DataError(f"{where}: every line must hold one JSON object, got an empty line; remove it")
+    try:
+        return parse_json(line.decode())
+    except UnicodeDecodeError as error:
+        raise DataError(f"a data file must be UTF-8, got {str(path)!r} (byte {start + error.start}); convert it") from None
+    except MalformedError as error:
+        raise DataError(f"{where}: every line must hold one JSON object, got malformed JSON ({error}); mend the line") from None
 
 
 def digest_records(records: Iterable[Record]) -> str:

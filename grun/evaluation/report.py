@@ -17,6 +17,7 @@ from grun.errors import DataError, near_miss
 from grun.evaluation.attacks import AttackResult
 from grun.evaluation.report_file import ReportFile
 from grun.evaluation.report_parts import Cost, GateHistogram, Provenance, ThresholdPoint, Verdict
+from grun.reading import MalformedError, parse_json
 
 __all__ = ["Direction", "EvalReport", "Metric", "Role"]
 
@@ -137,8 +138,8 @@ class EvalReport(ReportFile):
     def upgraded(cls, content: bytes) -> bytes:
         """A report of version 1 as one of version 2, which lacks what came since; anything else as it is."""
         try:
-            values = json.loads(content)
-        except ValueError:
+            values = parse_json(content)
+        except MalformedError:
             return content
         is_old = isinstance(values, dict) and values.get("schema_version") == 1
         return json.dumps({**values, "schema_version": 2}).encode() if is_old else content

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from grun.config.base import Config
 from grun.errors import DataError
 from grun.evaluation.scores import write_atomically
+from grun.reading import cut
 
 __all__ = ["ReportFile"]
 
@@ -40,7 +41,7 @@ class ReportFile(Config):
         except ValidationError as error:
             [first, *_] = error.errors(include_url=False)
             field = ".".join(map(str, first["loc"])) or "the file"
-            raise DataError(f"{str(path)!r} is not {cls.called}: {field}: {first['msg']}; evaluate again") from None
+            raise DataError(f"{str(path)!r} is not {cls.called}: {cut(field)}: {cut(first['msg'])}; evaluate again") from None
 
     @classmethod
     def upgraded(cls, content: bytes) -> bytes:

@@ -7,7 +7,6 @@ Numbers of two models compare only where both were asked the same in the same wa
 they expect, and any difference is refused.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from grun.config import PromptConfig
 from grun.config.base import Config
 from grun.errors import DataError
 from grun.evaluation.scores import ROW_VERSION, RowScore, format_row, parse_row, write_atomically
+from grun.reading import cut, parse_json, reason_of, shown
 
 __all__ = ["RetainLogs", "RetainLogsHeader", "check_retain_logs", "read_retain_logs", "write_retain_logs"]
 
@@ -79,17 +79,17 @@ def read_retain_logs(path: Path) -> RetainLogs:
             f"`evaluation.retain_logs` must be a readable file, got {str(path)!r} ({error.strerror}); check the path"
         ) from None
     try:
-        values = json.loads(first)
+        values = parse_json(first)
         version = values.get("schema_version") if isinstance(values, dict) else None
         if version != 1:
-            raise DataError(f"{path}:1: retain-only logs must be of schema version 1, got {version!r}; {_AGAIN}")
+            raise DataError(f"{path}:1: retain-only logs must be of schema version 1, got {shown(version)}; {_AGAIN}")
         header = RetainLogsHeader.model_validate_json(first, strict=True)
     except ValidationError as error:
         [problem, *_] = error.errors(include_url=False)
         field = ".".join(map(str, problem["loc"])) or "the line"
-        raise DataError(f"{path}:1: not a header of retain-only logs: {field}: {problem['msg']}; {_AGAIN}") from None
+        raise DataError(f"{path}:1: not a header of retain-only logs: {cut(field)}: {cut(problem['msg'])}; {_AGAIN}") from None
     except ValueError as error:  # of json, UnicodeDecodeError among them
-        raise DataError(f"{path}:1: not a header of retain-only logs: {error}; {_AGAIN}") from None
+        raise DataError(f"{path}:1: not a header of retain-only logs: {reason_of(error)}; {_AGAIN}") from None
     # rows of another version lack fields or mean something else by them, so that is said first
     if header.row_version != ROW_VERSION:
         raise DataError(f"{path}:1: retain-only logs must hold rows of version {ROW_VERSION}, got {header.row_version}; {_AGAIN}")

@@ -18,6 +18,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from grun.errors import DataError
+from grun.reading import cut
 
 __all__ = ["ROW_VERSION", "RowScore", "format_row", "parse_row", "read_rows", "write_atomically", "write_rows"]
 
@@ -173,7 +174,7 @@ def parse_row(line: bytes, where: str) -> RowScore:
     except ValidationError as error:
         [first, *_] = error.errors(include_url=False)
         field = ".".join(map(str, first["loc"])) or "the line"
-        raise DataError(f"{where}: not a scored row: {field}: {first['msg']}; score the set again") from None
+        raise DataError(f"{where}: not a scored row: {cut(field)}: {cut(first['msg'])}; score the set again") from None
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     # a field left out would read as "not measured", and the metric would be missing without a word

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import AfterValidator, AwareDatetime, Field, NonNegativeFloat, ValidationError
 
 from grun.certificate import Certificate
 from grun.config.base import Config, explain
 from grun.config.ledger import NAME_PATTERN
 from grun.errors import LedgerError
+from grun.reading import shown
 from grun.requests import Source
 
 __all__ = ["Action", "CertificateDetails", "Details", "LedgerEntry"]
@@ -25,6 +26,9 @@ Action = Literal["add", "train", "trained", "stacked", "promoted", "declined", "
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 in hexadecimal digits."""
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+"""A number of things; beyond 4300 digits Python has no text for one, and no canonical JSON."""
 
 
 class CertificateDetails(Config):
@@ -50,7 +54,7 @@ class Details(Config):
     """The records to forget: place, count and digest."""
     data: dict[str, Digest] = Field(default_factory=dict)
     """Content digests of all sets that training used, by name."""
-    counts: dict[str, NonNegativeInt] = Field(default_factory=dict)
+    counts: dict[str, Count] = Field(default_factory=dict)
     """How many records or other things, by name."""
     base: Digest | None = None
     """Digest of the base model."""
@@ -62,7 +66,7 @@ class Details(Config):
     """Digest of the stack."""
     model: str | None = None
     """Name of the registered model."""
-    version: PositiveInt | None = None
+    version: Annotated[Count, Field(ge=1)] | None = None
     """Version of the registered model that holds the stack."""
     run_id: str | None = None
     """MLflow run that has more to say."""
@@ -87,13 +91,16 @@ class Details(Config):
 
 
 def _in_utc(value: datetime) -> datetime:
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be a moment that UTC has a name for") from None
 
 
 class LedgerEntry(Config):
     """One entry of the ledger. Made by :meth:`make`, read by :meth:`parse`."""
 
-    sequence: PositiveInt
+    sequence: Annotated[Count, Field(ge=1)]
     """Its place in the chain, from 1."""
     at: Annotated[AwareDatetime, AfterValidator(_in_utc)]
     """When, in UTC, by the clock of whoever wrote it."""
@@ -107,7 +114,7 @@ class LedgerEntry(Config):
     """Why; several reasons a line each."""
     details: Details
     """With what."""
-    fence: NonNegativeInt
+    fence: Count
     """Number of the lease that it was written under, 0 without one; a lease that was taken over has a lower one and writes no more."""
     previous: Digest
     """Digest of the entry before; zeros for the first."""
@@ -156,7 +163,7 @@ class LedgerEntry(Config):
         except ValidationError as error:
             fields = sorted({".".join(map(str, item["loc"])) or "JSON" for item in error.errors()})
             raise LedgerError(
-                f"a ledger must hold entries, got something else in {where} (wrong: {', '.join(fields)}); it was altered: "
+                f"a ledger must hold entries, got something else in {where} (wrong: {shown(', '.join(fields))[1:-1]}); it was altered: "
                 "restore it from an export or a backup of the registry, and find out who wrote there"
             ) from None
         if entry.to_json() != text:

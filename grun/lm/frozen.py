@@ -22,11 +22,13 @@ from transformers.utils import logging as hf_logging
 
 from grun.errors import ModelError
 from grun.lm.blocks import block_list, upper_class, upper_view
+from grun.reading import cut as shortened
 
 __all__ = [
     "BaseInfo",
     "BaseShape",
     "FrozenLM",
+    "check_weights",
     "count_parameters",
     "digest_weights",
     "freeze",
@@ -211,6 +213,22 @@ def count_parameters(folder: Path) -> int:
     return total
 
 
+def check_weights(folder: Path) -> None:
+    """Refuse weights whose files are cut off or damaged; reads their headers alone, so that it is known before anything starts.
+
+    Raises:
+        ModelError: with the first such file.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                file.keys()
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"a base model must have whole safetensors, got {str(path)!r}: {_first_line(error)}; download it again"
+            ) from None
+
+
 def load_tokenizer(folder: Path, pad_token: str | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer that can pad.
 
@@ -219,7 +237,7 @@ def load_tokenizer(folder: Path, pad_token: str | None = None) -> PreTrainedToke
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - a damaged file ends in whatever its parsers make of it
         raise ModelError(
             f"a base model must come with its tokenizer, got {str(folder)!r}: {_first_line(error)}; add the tokenizer's files"
         ) from None
@@ -318,7 +336,7 @@ def load_config(folder: Path) -> Any:
     """
     try:
         config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001 - a damaged file ends in whatever its parsers make of it
         raise ModelError(
             f"a base model must have a valid config.json, got {str(folder)!r}: {_first_line(error)}; download it again"
         ) from None
@@ -332,4 +350,4 @@ def load_config(folder: Path) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
+    return shortened(str(error).strip().split("\n")[0]) or type(error).__name__

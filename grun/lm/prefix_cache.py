@@ -20,15 +20,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
-from safetensors import safe_open
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from grun.config.base import Config
 from grun.data.prompts import Example
 from grun.errors import CacheError
+from grun.reading import MalformedError, check_tensor_file, parse_json, read_text, reason_of, shown
 
 __all__ = [
     "CACHE_FILE",
@@ -55,6 +56,10 @@ CACHE_VERSION = 1
 """Raised by whoever changes what is stored, so that caches of the old kind are not taken for new ones."""
 
 
+_MAX_STATE, _MAX_INDEX = 2**20, 2**28
+"""Bytes of `cache.json`, and of the index of a file."""
+
+
 class CacheSpec(Config):
     """Everything that decides what a cache holds."""
 
@@ -62,7 +67,7 @@ class CacheSpec(Config):
     """Layout of the files."""
     base_digest: str
     """Digest of the base: weights, configuration and tokenizer."""
-    dtype: str
+    dtype: Literal["float32", "bfloat16"]
     """Precision of the base, and of all that is stored."""
     template: str
     """Digest of the prompt section of the recipe."""
@@ -116,10 +121,17 @@ class ShardIndex(Config):
     """Digest of the file."""
     num_bytes: PositiveInt
     """Size of the file."""
-    prompts: tuple[tuple[str, int], ...]
+    prompts: tuple[tuple[str, NonNegativeInt], ...]
     """Digest of each prompt, and the length of its prefix in tokens."""
-    sequences: tuple[tuple[str, int, int], ...]
+    sequences: tuple[tuple[str, NonNegativeInt, PositiveInt], ...]
     """Digest of each prompt with answer, the index of its prompt, and the length of its answer in tokens."""
+
+    @model_validator(mode="after")
+    def _prompts_are_there(self) -> Self:
+        highest = max((prompt for _digest, prompt, _length in self.sequences), default=-1)
+        if highest >= len(self.prompts):
+            raise ValueError(f"a sequence must have a prompt of the file, got number {highest} of {len(self.prompts)}")
+        return self
 
 
 def prompt_digest(ids: Sequence[int]) -> str:
@@ -136,7 +148,7 @@ def make_spec(
     examples: Sequence[Example],
     *,
     base_digest: str,
-    dtype: str,
+    dtype: Literal["float32", "bfloat16"],
     template: Mapping[str, Any],
     cuts: Sequence[int],
     reference_layers: Sequence[int] = (),
@@ -218,6 +230,34 @@ class _Shard:
         heads, width = self._file.metadata()["heads"].split()
         return int(heads), int(width)
 
+    def check(self, spec: CacheSpec) -> None:
+        """Compare spec and index with the header of the file, so that no row asks for a tensor that is not there, or reaches beyond one.
+
+        Raises:
+            ValueError: they do not belong together.
+            SafetensorError: the file is none of tensors.
+        """
+        try:
+            heads, width = self._heads
+        except (TypeError, KeyError, ValueError):
+            raise MalformedError("a file without `heads`") from None
+        prefixes = sum(length for _digest, length in self.index.prompts) * heads * width
+        answers = sum(length for _digest, _prompt, length in self.index.sequences)
+        names = self._file.keys()
+        depth = spec.num_layers - 1 - spec.cut
+        known = len(names) == 1 + len(spec.state_layers) + 2 * depth and set(names) == {
+            "nll",
+            *(f"states.{layer}" for layer in spec.state_layers),
+            *(f"{kind}.{layer}" for kind in ("keys", "values") for layer in range(spec.cut + 1, spec.num_layers)),
+        }
+        if not known:
+            raise MalformedError(f"tensors {shown(sorted(names))}, and others in its spec")
+        for name in names:
+            shape = self._file.get_slice(name).get_shape()
+            fits = shape == [prefixes] if name.startswith(("keys.", "values.")) else shape[:1] == [answers]
+            if not fits:
+                raise MalformedError(f"a tensor {shown(name, 60)} of shape {shown(shape, 60)}, and other lengths in its index")
+
     def tensor(self, name: str) -> Tensor:
         """A whole tensor; nothing is read before it is looked at."""
         if name not in self._tensors:
@@ -272,7 +312,7 @@ class PrefixCache:
             CacheError: a shard is missing or damaged.
         """
         indices = sorted(folder.glob("shard-*.json"))
-        shards = [_open_shard(path.with_suffix(".safetensors"), path, verify=verify) for path in indices]
+        shards = [_open_shard(path.with_suffix(".safetensors"), path, spec, verify=verify) for path in indices]
         if sum(len(shard.index.sequences) for shard in shards) != spec.num_sequences:
             raise CacheError(f"a prefix cache must hold all its rows, got {str(folder)!r} with files missing; delete that folder")
         return cls(folder, spec, shards)
@@ -352,24 +392,26 @@ def read_state(folder: Path) -> CacheState:
         CacheError: it is not finished, or not a cache.
     """
     try:
-        return CacheState.model_validate_json((folder / CACHE_FILE).read_text(encoding="utf-8"))
+        return CacheState.model_validate(parse_json(read_text(folder / CACHE_FILE, limit=_MAX_STATE)))
     except (OSError, ValueError) as error:
         raise CacheError(
-            f"a prefix cache must be finished, got {str(folder)!r}: {' '.join(str(error).split())[:200]}; delete that folder"
+            f"a prefix cache must be finished, got {str(folder)!r}: {reason_of(error)}; delete that folder"
         ) from None
 
 
-def _open_shard(path: Path, index_path: Path, *, verify: bool) -> _Shard:
+def _open_shard(path: Path, index_path: Path, spec: CacheSpec, *, verify: bool) -> _Shard:
     try:
-        index = ShardIndex.model_validate_json(index_path.read_text(encoding="utf-8"))
+        index = ShardIndex.model_validate(parse_json(read_text(index_path, limit=_MAX_INDEX)))
         whole = path.stat().st_size == index.num_bytes and (not verify or file_digest(path) == index.sha256)
-    except (OSError, ValidationError) as error:
-        raise CacheError(
-            f"a prefix cache must be whole, got {str(path)!r}: {' '.join(str(error).split())[:200]}; delete its folder"
-        ) from None
+        if whole:
+            check_tensor_file(path)
+            shard = _Shard(path, index)
+            shard.check(spec)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CacheError(f"a prefix cache must be whole, got {str(path)!r}: {reason_of(error)}; delete its folder") from None
     if not whole:
         raise CacheError(f"a prefix cache must be as it was written, got the damaged file {str(path)!r}; delete its folder")
-    return _Shard(path, index)
+    return shard
 
 
 def file_digest(path: Path) -> str:

@@ -158,7 +158,7 @@ class Training:
         spec = make_spec(
             examples,
             base_digest=self.lm.info.digest,
-            dtype=str(self.lm.model.dtype).removeprefix("torch."),
+            dtype="bfloat16" if self.lm.model.dtype == torch.bfloat16 else "float32",
             template={},
             cuts=[self.cut],
             reference_layers=[] if self.task.read_layer is None else [self.task.read_layer],

@@ -6,7 +6,6 @@
 Where the registry is away, the copy that was served last is good enough, as long as its files are what they were.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,16 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
-from pydantic import ValidationError
 
 from grun.config import Config, Recipe
 from grun.errors import AdapterError
+from grun.reading import parse_json, read_text
 from pipelines.mlflow_flavor import load_adapter_folder
 from pipelines.registry import CHAMPION, Registry
 from pipelines.serving.loading import digest_files
 from pipelines.tracking import Tracker
 
 __all__ = ["Champion", "Found", "LocalCopy", "RegisteredChampion", "served_names"]
+
+
+_MAX_NOTE = 2**16
+"""Bytes of `champion.json`."""
 
 
 @dataclass(frozen=True)
@@ -145,10 +148,10 @@ class LocalCopy:
 
 def _read(path: Path) -> _Record | None:
     try:
-        return _Record.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return _Record.model_validate(parse_json(read_text(path, limit=_MAX_NOTE)))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise AdapterError(
             f"the note of what was served last must be as it was written, got {str(path)!r} ({type(error).__name__}); delete it"
         ) from None

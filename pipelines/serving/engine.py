@@ -76,23 +76,35 @@ class Engine:
             self._changed.notify()
         done.result()
 
+    @property
+    def room(self) -> int:
+        """Answers that may be under way."""
+        return self._max_waiting + self._batch_size
+
+    def check_room(self, count: int) -> None:
+        """Refuse a request for more answers than there ever is room for; before anything is made for each of them.
+
+        Raises:
+            RefusedError: 400.
+        """
+        if count > self.room:
+            raise RefusedError(
+                400, f"a request must ask for at most {self.room} answers (prompts times `n`), got {count}; send several requests"
+            )
+
     def submit(self, rows: Sequence[Row]) -> None:
         """Generate for the rows of one request, all or none of them.
 
         Raises:
             RefusedError: 400 where they never have room, 429 where they have none now.
         """
-        room = self._max_waiting + self._batch_size
-        if len(rows) > room:
-            raise RefusedError(
-                400, f"a request must ask for at most {room} answers (prompts times `n`), got {len(rows)}; send several requests"
-            )
+        self.check_room(len(rows))
         with self._changed:
             taken = len(self._waiting) + len(self._rows)
-            if taken + len(rows) > room:
+            if taken + len(rows) > self.room:
                 raise RefusedError(
                     429,
-                    f"at most {room} answers may be under way, got {len(rows)} more than the {taken} that are; try again later",
+                    f"at most {self.room} answers may be under way, got {len(rows)} more than the {taken} that are; try again later",
                     "rate_limit_error",
                     code="queue_full",
                     headers={"Retry-After": "1"},

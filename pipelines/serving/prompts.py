@@ -1,16 +1,14 @@
 """From what a client wrote to token ids, in the template that the adapters were trained with.
 
-Control tokens belong to templates: where they stand in a client's text they are spelled out as text, or a user could
-end his own turn and speak as somebody else.
+Control tokens in a client's text are text (:mod:`grun.data.plain_text`).
 """
 
-import secrets
 from collections.abc import Sequence
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from grun.config import PromptConfig
+from grun.data.plain_text import PlainText
 from grun.data.prompts import PromptEncoder, prompt_text
 from grun.data.wrappers.asked import Asked
 from pipelines.serving.refusals import invalid
@@ -30,7 +28,7 @@ class PromptReader:
         PromptEncoder(tokenizer, config, context=context)  # refuses what it could not have been trained with
         self._tokenizer = tokenizer
         self._config = config
-        self._specials = sorted(map(str, tokenizer.all_special_tokens), key=len, reverse=True)
+        self._plain = PlainText(tokenizer)
         self.context = context
         """Longest sequence of the base in tokens."""
 
@@ -41,7 +39,7 @@ class PromptReader:
 
     def written(self, text: str) -> list[int]:
         """Token ids of a prompt, taken as it is written."""
-        ids = self._tokenize(text, special=True)
+        ids = self._plain.tokenize(text)
         # some tokenizers close every sequence themselves; the end of the prompt is not the end of the text
         return ids[:-1] if len(ids) > 1 and ids[-1] == self._tokenizer.eos_token_id else ids
 
@@ -65,39 +63,15 @@ class PromptReader:
         return self._chat(messages) if self._config.template == "chat" else self.written(prompt_text(_conversation(messages)))
 
     def _chat(self, messages: Sequence[Message]) -> list[int]:
-        mark = f"[{secrets.token_hex(16)}:"
-        turns = [{"role": message.role, "content": self._marked(message.text, mark)} for message in messages]
-        template: Any = self._tokenizer.apply_chat_template
+        turns = [{"role": message.role, "content": message.text} for message in messages]
         try:
-            text: str = template(turns, tokenize=False, add_generation_prompt=True, date_string=self._config.chat_date)
+            return self._plain.chat(turns, add_generation_prompt=True, date_string=self._config.chat_date)
         except Exception as error:  # noqa: BLE001 - templates raise whatever their authors thought of
             raise invalid(
                 f"`messages` must be in an order that the base's chat template takes, got one that it refuses ({type(error).__name__}); "
                 "let user and assistant take turns, and end with the user",
                 "messages",
             ) from None
-        first, *rest = text.split(mark)
-        ids = self._template_ids(first)
-        for part in rest:
-            number, _, after = part.partition("]")
-            ids += self._tokenize(self._specials[int(number)], special=False) + self._template_ids(after)
-        return ids
-
-    def _marked(self, text: str, mark: str) -> str:
-        """The text with a mark in the place of every control token."""
-        for number, token in enumerate(self._specials):
-            text = text.replace(token, f"{mark}{number}]")
-        return text
-
-    def _template_ids(self, text: str) -> list[int]:
-        if not text:
-            return []
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-    def _tokenize(self, text: str, *, special: bool) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=special, split_special_tokens=True)["input_ids"]
-        return ids
 
 
 def _conversation(messages: Sequence[Message]) -> Asked:

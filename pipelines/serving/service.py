@@ -110,6 +110,7 @@ class Service:
             prompts = [served.reader.asked(request.messages)]
             limit, param = request.max_completion_tokens or request.max_tokens, "messages"
         lengths = [self._new_tokens(len(prompt), limit, served.reader.context, param) for prompt in prompts]
+        self.engine.check_room(len(prompts) * request.n)
         # whoever reads the prompt also answers it: another version may have been trained with another template
         generation = Generation(asyncio.get_running_loop(), request.stream, served=served)
         rows = list(_rows(request, generation, prompts, lengths))

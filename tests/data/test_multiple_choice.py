@@ -40,7 +40,7 @@ def test_digests_see_every_change_but_the_order_of_the_questions(tmp_path: Path)
     ("line", "message"),
     [
         ("{", "every line must hold one JSON object, got malformed JSON"),
-        ("", "every line must hold one JSON object, got malformed JSON"),
+        ("", "every line must hold one JSON object, got an empty line; remove it"),
         ("[]", "a question must be a JSON object, got list"),
         ({"question": "Who?", "choices": GOOD["choices"]}, "`answer` is missing"),
         ({**GOOD, "question": " "}, "`question` must be a non-empty text, got ' '"),
@@ -61,7 +61,7 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: object, me
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"`evaluation.multiple_choice` must be a readable file, .*No such file.*check the path"):
+    with pytest.raises(DataError, match=r"a data file must be readable, .*No such file.*check the path"):
         read_multiple_choice(tmp_path / "none.jsonl")
     with pytest.raises(DataError, match="must hold at least one, got the empty file"):
         read_multiple_choice(write(tmp_path))

@@ -8,9 +8,10 @@ from itertools import pairwise
 import pytest
 
 from grun.evaluation.attacks import AttackResult
-from grun.evaluation.html import render, visible
+from grun.evaluation.html import render
 from grun.evaluation.html.explained import FAMILIES, family_of, label_of
 from grun.evaluation.report import EvalReport
+from grun.reading import visible
 from tests.evaluation.example_report import LEAK, digest, example_report, metric
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, get_args
@@ -151,6 +152,21 @@ class TestTampering:
     def test_the_same_values_in_other_characters_are_refused(self, rewrite: Any) -> None:
         with pytest.raises(LedgerError, match="must stand as it was written"):
             LedgerEntry.parse(rewrite(TEXTS[2]), where="line 7")
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("at", '"0001-01-01T00:00:00+23:59"'),
+            ("at", '"9999-12-31T23:59:59-23:59"'),
+            ("sequence", "9" * 5000),
+            ("fence", "9" * 5000),
+            ("reason", '"\\ud800"'),
+        ],
+    )
+    def test_what_python_cannot_write_down_is_refused(self, field: str, value: str) -> None:
+        text = re.sub(rf'"{field}":("[^"]*"|\d+)', lambda _met: f'"{field}":{value}', TEXTS[0], count=1)
+        with pytest.raises(LedgerError, match="something else in line 7"):
+            LedgerEntry.parse(text, where="line 7")
 
     def test_a_text_that_is_no_detail_cannot_be_written(self) -> None:
         with pytest.raises(LedgerError, match=r"`details` .* unknown key `text`"):

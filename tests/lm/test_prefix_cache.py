@@ -1,5 +1,6 @@
 """The files of a prefix cache: what they hold, how large they are, and what is refused."""
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from grun.data.prompts import Example
 from grun.errors import CacheError
@@ -110,6 +112,47 @@ def test_a_missing_file_is_found(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(CacheError, match="a prefix cache must"):
         PrefixCache.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("prompts", [["p", 10**6], ["q", 1]], "other lengths in its index"),
+        ("prompts", [["p", -1]], "greater than or equal to 0"),
+        ("sequences", [["s", 0, 10**9]], "other lengths in its index"),
+        ("sequences", [["s", 7, 1]], "a sequence must have a prompt of the file, got number 7"),
+        ("sequences", [["s", 0, 1e300]], "as an integer"),
+    ],
+)
+def test_an_index_that_reaches_beyond_its_file_is_refused(folder: Path, field: str, value: object, why: str) -> None:
+    path = shard_path(folder, 0).with_suffix(".json")
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), field: value}), encoding="utf-8")
+    with pytest.raises(CacheError, match=why):
+        PrefixCache.open(folder)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[" * 100_000, b'{"sha256": "a", "sha256": "b"}'])
+@pytest.mark.parametrize("name", [CACHE_FILE, "shard-00000.json"])
+def test_what_is_no_json_of_ours_is_refused(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(CacheError, match="delete"):
+        PrefixCache.open(folder)
+
+
+@pytest.mark.parametrize(("field", "value"), [("dtype", "float16"), ("cut", 0), ("num_layers", 10**15), ("state_layers", [1, 2])])
+def test_a_spec_that_names_other_tensors_than_there_are_is_refused(folder: Path, field: str, value: object) -> None:
+    values = json.loads((folder / CACHE_FILE).read_text(encoding="utf-8"))
+    values["spec"][field] = value
+    (folder / CACHE_FILE).write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(CacheError):
+        PrefixCache.open(folder)
+
+
+def test_a_file_that_does_not_say_how_its_keys_are_divided_is_refused(folder: Path) -> None:
+    path = shard_path(folder, 0)
+    save_file(load_file(path), path)
+    with pytest.raises(CacheError, match=r"a file without `heads`|damaged file"):
+        PrefixCache.open(folder, verify=False)
 
 
 def test_an_interrupted_build_goes_on_where_it_was(tiny_lm: FrozenLM, tmp_path: Path) -> None:

@@ -120,7 +120,8 @@ class TestValues:
         assert (train.learning_rate, train.use_gpu, train.epochs) == (4e-4, True, 7)
 
     @pytest.mark.parametrize(
-        ("option", "value"), [("train.epochs", "[3"), ("train.epochs", "2024-13-45"), ("adapter.layers", "[3")]
+        ("option", "value"),
+        [("train.epochs", "[3"), ("train.epochs", "2024-13-45"), ("train.epochs", "!!bool x"), ("adapter.layers", "[3")],
     )
     def test_what_yaml_cannot_read_is_told_as_it_was_typed(self, option: str, value: str) -> None:
         with pytest.raises(ConfigError) as caught:

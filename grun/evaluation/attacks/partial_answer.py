@@ -26,7 +26,7 @@ def partial_answer(bench: Bench) -> Attacked:
                 continue
             given, left = divide(record.answer)
             if given:
-                begun = encoder.tokenizer(f" {given}", add_special_tokens=False)["input_ids"]
+                begun = encoder.plain.tokenize(f" {given}", special=False)
                 asked.append(bench.fitting(Trial(record, (*encoder.prompt_ids(record.question), *begun), left)))
         return asked
 

@@ -140,6 +140,13 @@ def test_several_prompts_have_their_choices_in_order(post: Post, served: Served)
     assert post("/v1/completions", completion(prompt=ids[1])).json()["choices"][0]["text"] == choices[2]["text"]
 
 
+def test_no_row_is_made_for_answers_that_there_is_never_room_for(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.serving.service.Row", lambda *_: pytest.fail("a row was made"))
+    answer = post("/v1/completions", completion(prompt=[[5]] * 100_000, n=128, max_tokens=1))
+    assert answer.status_code == 400
+    assert "at most 288 answers" in answer.json()["error"]["message"]
+
+
 def test_drawn_choices_differ_and_a_seed_repeats_them(post: Post) -> None:
     first, again = (post("/v1/completions", completion(temperature=1, n=3, seed=5)).json()["choices"] for _ in range(2))
     assert first == again
