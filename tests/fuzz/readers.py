@@ -115,7 +115,7 @@ def read_request(data: bytes) -> None:
     from grun.config import RequestConfig
     from pipelines.ledger_verbs.add import _read
 
-    _read(RequestConfig(id="r1", reason="asked"), put("request.jsonl", data))
+    _read(RequestConfig(id="r1", reason="asked"), str(put("request.jsonl", data)))
 
 
 def read_adapter_config(data: bytes) -> None:
