@@ -1,7 +1,8 @@
 """Print the Secrets that the local overlay needs, with random values: `python3 k8s/dev_secrets.py | kubectl apply -f -`.
 
 For a laptop. Run it once: a second run makes other values, which a database that is already there will not take.
-Needs nothing but Python. `secrets.example.yaml` says what each value is for, and production brings its own.
+Needs nothing but Python. Into a file, write it where only you can read it (`umask 077`). `secrets.example.yaml` says what each value
+is for, and production brings its own.
 """
 
 import json

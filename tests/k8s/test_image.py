@@ -2,7 +2,7 @@
 
 import os
 import re
-import stat
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -109,7 +109,11 @@ def test_packages_are_installed_by_hash() -> None:
 
 
 def test_the_context_of_the_build_is_what_it_copies() -> None:
-    kept = {line[1:] for line in (ROOT / ".containerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")}
+    others = [path.name for pattern in ("*.dockerignore", "*.containerignore") for path in ROOT.glob(pattern)]
+    assert others == [".dockerignore"], "the one name that docker, podman and buildah all read; a second file would go before it"
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert lines[1] == "*", "secrets in build/ and the environment in .venv are not sent"
+    kept = {line[1:] for line in lines if line.startswith("!")}
     copied = {word.rstrip("/") for copy in instructions("COPY") if "--from" not in copy for word in copy.split()[:-1]}
     assert kept == copied
 
@@ -125,6 +129,7 @@ STAND_IN = """#!/bin/bash
 # ray job VERB ...: what this Ray would say
 echo "$2" >>"$LOG"
 case $2 in
+  list) if [[ -e $LOG.away ]]; then rm "$LOG.away"; echo "cannot connect" >&2; exit 1; fi ;;
   status) [[ -e $LOG.submitted ]] || exit 1; echo "Job 'sweep-1' $BECOMES" ;;
   submit) touch "$LOG.submitted"; exit "$SUBMIT" ;;
   logs) exit 0 ;;
@@ -132,29 +137,55 @@ esac
 """
 
 
+def submit(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run submit.sh with a stand-in for `ray`, and for `sleep`, in front of everything."""
+    for name, text in (("ray", STAND_IN), ("sleep", "#!/bin/bash\n")):
+        (folder / name).write_text(text, encoding="utf-8")
+        (folder / name).chmod(0o755)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "LOG": str(folder / "log"), **variables}
+    command = ["bash", str(ROOT / "k8s" / "settings" / "submit.sh"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize(
-    ("becomes", "submit", "expected"),
+    ("becomes", "status", "expected"),
     [("succeeded", 0, 0), ("failed", 1, 1), ("was stopped", 0, 1), ("is RUNNING", 0, 1), ("failed", 0, 1), ("succeeded", 1, 1)],
 )
 @pytest.mark.parametrize("again", [False, True])
 def test_a_submitter_succeeds_only_where_the_job_did(
-    tmp_path: Path, becomes: str, submit: int, expected: int, again: bool
+    tmp_path: Path, becomes: str, status: int, expected: int, again: bool
 ) -> None:
-    log, ray = tmp_path / "log", tmp_path / "ray"
-    ray.write_text(STAND_IN, encoding="utf-8")
-    ray.chmod(ray.stat().st_mode | stat.S_IXUSR)
     if again:
         (tmp_path / "log.submitted").touch()
         expected = 0 if becomes == "succeeded" else 1
-    ended = subprocess.run(
-        ["bash", ROOT / "k8s" / "settings" / "submit.sh", "http://head:8265", "sweep-1", "python", "sweep.py"],
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(log), "BECOMES": becomes, "SUBMIT": str(submit)},
-        capture_output=True,
-        check=False,
-    )
+    ended = submit(tmp_path, "http://head:8265", "sweep-1", "python", "sweep.py", BECOMES=becomes, SUBMIT=str(status))
     assert ended.returncode == expected
-    verbs = log.read_text(encoding="utf-8").split()
+    verbs = (tmp_path / "log").read_text(encoding="utf-8").split()
     assert verbs[:3] == ["list", "status", "logs" if again else "submit"], "a job that is there is followed, not given again"
+    assert ("is followed" in ended.stderr) == again
+
+
+def test_a_submitter_says_what_it_waits_for(tmp_path: Path) -> None:
+    (tmp_path / "log.away").touch()
+    ended = submit(tmp_path, "http://head:8265", "sweep-1", "python", "sweep.py", BECOMES="succeeded", SUBMIT="0")
+    assert ended.returncode == 0
+    assert re.fullmatch(r"waiting .* http://head:8265; .*: cannot connect\n", ended.stderr)
+
+
+@pytest.mark.parametrize("arguments", [[], ["http://head:8265", "sweep-1"]])
+def test_a_submitter_says_how_it_is_used(tmp_path: Path, arguments: list[str]) -> None:
+    ended = submit(tmp_path, *arguments)
+    assert (ended.returncode, ended.stderr) == (2, f"usage: submit.sh ADDRESS ID COMMAND...; got {len(arguments)} argument(s)\n")
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_submitter_without_ray_does_not_wait(tmp_path: Path) -> None:
+    bash = shutil.which("bash")
+    assert bash is not None
+    command = [bash, str(ROOT / "k8s" / "settings" / "submit.sh"), "http://head:8265", "sweep-1", "true"]
+    ended = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("`ray` must be on PATH, got none;")
 
 
 def manifests() -> str:
@@ -186,6 +217,7 @@ def test_manifests_name_the_decided_versions(what: str, pattern: str, key: str, 
         ("ray", r"(?<!Kube)Ray ([0-9]+\.[0-9]+\.[0-9]+)"),
         ("kuberay", r"KubeRay ([0-9]+\.[0-9]+\.[0-9]+)|--version ([0-9.]+)"),
         ("torch", r"torch==([0-9.]+)"),
+        ("kubernetes", r"kindest/node:v([0-9]+\.[0-9]+)|--kubernetes-version v([0-9]+\.[0-9]+)"),
     ],
 )
 def test_the_readme_names_the_decided_versions(key: str, pattern: str) -> None:
