@@ -1,8 +1,11 @@
 """Every object is what its kind allows."""
 
 import functools
+import ipaddress
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from k8s.check.bundle import Bundle
 from k8s.check.crds import custom_kind
@@ -81,6 +84,40 @@ def pod_schema(bundle: Bundle) -> Wrong:
                 )
 
 
-SHAPES = table(core_schema, ray_schema, other_schema)
+def _block_errors(block: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with an `ipBlock`, as "value: why"."""
+    texts = [str(block.get("cidr")), *map(str, block.get("except") or [])]
+    networks = []
+    for text in texts:
+        try:
+            if "/" not in text:
+                raise ValueError("it has no mask; a single address is written with /32, or /128")
+            networks.append(ipaddress.ip_network(text))
+        except ValueError as error:
+            yield f"{text!r} ({error})"
+    if len(networks) == len(texts):
+        whole, *parts = networks
+        for part in parts:
+            inside = part.version == whole.version and part.prefixlen > whole.prefixlen and part.overlaps(whole)
+            if not inside:
+                yield f"'{part}' in `except` (it is not a part of {whole})"
+
+
+def address_blocks(bundle: Bundle) -> Wrong:
+    """An address block of a policy is a network with its mask, and its exceptions lie inside: a server refuses others, or warns."""
+    for policy in bundle.of("NetworkPolicy"):
+        spec = policy.get("spec") or {}
+        peers = [
+            peer
+            for direction, end in (("ingress", "from"), ("egress", "to"))
+            for rule in spec.get(direction) or []
+            for peer in rule.get(end) or []
+        ]
+        for block in (peer["ipBlock"] for peer in peers if peer.get("ipBlock")):
+            for error in _block_errors(block):
+                yield title(policy), f"an ipBlock must be a network with its mask, as 10.0.0.0/8, got {error}; correct it"
+
+
+SHAPES = table(core_schema, ray_schema, other_schema, address_blocks)
 """What has to hold before anything else can be asked."""
 RULES = (*SHAPES, *table(pod_schema))
