@@ -15,7 +15,7 @@ from pathlib import Path
 from grun.errors import ConfigError
 from k8s.check.strict_yaml import Document, load
 
-__all__ = ["REPOSITORY", "is_component", "kubectl", "kustomizations", "render", "render_component"]
+__all__ = ["FILES", "REPOSITORY", "is_component", "kubectl", "kustomizations", "render", "render_component"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 """Root of the repository."""
@@ -23,7 +23,8 @@ _LEAST = (1, 28)
 """The first `kubectl` with which all commands of k8s/README.md work; what it renders is the same from 1.27 (Kustomize 5.0.1) to 1.34."""
 _LOG = re.compile(r'^[EWI]\d{4} .*?\] |^"command failed" err=|^(?:error|Error): ', re.MULTILINE)
 """What `kubectl` puts before its message."""
-_FILES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
+FILES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
+"""What a kustomization may be called."""
 
 
 def _version(binary: str) -> tuple[int, int] | None:
@@ -55,12 +56,12 @@ def kubectl() -> str:
 
 def kustomizations(root: Path) -> list[Path]:
     """Folders at and below `root` that hold a kustomization, sorted."""
-    return sorted({path.parent for name in _FILES for path in root.rglob(name)})
+    return sorted({path.parent for name in FILES for path in root.rglob(name)})
 
 
 def is_component(folder: Path) -> bool:
     """Whether the kustomization of a folder is a component, which something else has to stand on."""
-    texts = [(folder / name).read_text(encoding="utf-8") for name in _FILES if (folder / name).is_file()]
+    texts = [(folder / name).read_text(encoding="utf-8") for name in FILES if (folder / name).is_file()]
     return any(document.get("kind") == "Component" for text in texts for document in load(text, where=folder))
 
 
@@ -70,7 +71,7 @@ def render(folder: Path) -> list[Document]:
     Raises:
         ConfigError: the folder holds no kustomization, Kustomize refuses it, or what comes out is ambiguous YAML.
     """
-    if not any((folder / name).is_file() for name in _FILES):
+    if not any((folder / name).is_file() for name in FILES):
         raise ConfigError(
             f"a folder to render must hold a kustomization.yaml, got {str(folder)!r}; name an overlay, as k8s/overlays/local-cpu"
         )
@@ -105,7 +106,7 @@ def _suspects(folder: Path) -> str:
     """The kustomization and the files of its patches: Kustomize does not always say which of them it means."""
     documents = [
         doc
-        for name in _FILES
+        for name in FILES
         if (folder / name).is_file()
         for doc in load((folder / name).read_text(encoding="utf-8"), where=folder)
     ]
@@ -123,5 +124,5 @@ def render_component(component: Path, below: Path) -> list[Document]:
             "components": [os.path.relpath(component.resolve(), folder)],
         }
         text = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", **stack}
-        (folder / _FILES[0]).write_text(json.dumps(text), encoding="utf-8")  # JSON is YAML
+        (folder / FILES[0]).write_text(json.dumps(text), encoding="utf-8")  # JSON is YAML
         return render(folder)

@@ -63,7 +63,7 @@ def pod_errors(pod: Pod, version: str) -> Iterator[str]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """ ", did you mean ...?" where a known name is much like this one; nothing else."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
-    return f", did you mean {found[0]!r}?" if found else ""
+    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def _unknown_fields(error: Any) -> str | None:

@@ -11,6 +11,7 @@ from k8s.check.bundle import Bundle
 from k8s.check.crds import custom_kind
 from k8s.check.other_kinds import UNCHECKED, other_kind
 from k8s.check.pods import title
+from k8s.check.ray_kinds import ray_kind
 from k8s.check.rule import Wrong, table
 from k8s.check.schemas import core_errors, is_core, pod_errors
 from k8s.check.strict_yaml import Document
@@ -27,9 +28,10 @@ def _core(text: str, version: str) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _ray(text: str, folder: Path) -> tuple[str, ...]:
+def _ray(text: str, folder: Path | None) -> tuple[str, ...]:
     document = json.loads(text)
-    kind = custom_kind(folder, document["apiVersion"], document["kind"])
+    api_version, name = document["apiVersion"], document["kind"]
+    kind = custom_kind(folder, api_version, name) if folder else ray_kind(api_version, name)
     return ("the object: no such kind or version",) if kind is None else tuple(kind.errors(document))
 
 
@@ -47,9 +49,9 @@ def core_schema(bundle: Bundle) -> Wrong:
 
 
 def ray_schema(bundle: Bundle) -> Wrong:
-    """KubeRay's kinds, by the definitions that KUBERAY_CRDS names; without them this rule has nothing to say."""
+    """KubeRay's kinds, by the definitions that KUBERAY_CRDS names; without them only the names and types of KubeRay's own fields."""
     for document in bundle.documents:
-        if _is_ray(document) and bundle.crds:
+        if _is_ray(document):
             for error in _ray(json.dumps(document), bundle.crds):
                 yield title(document), f"must be as KubeRay {bundle.version('kuberay')} has it, got {error}; {_REMEDY}"
 
