@@ -42,9 +42,10 @@ RULES: tuple[Rule, ...] = tuple(
 
 def findings(bundle: Bundle) -> list[Finding]:
     """What all rules find in a bundle; of objects that are not what their kind allows, only that."""
-    misshapen = [finding for rule in schema.SHAPES for finding in rule.findings(bundle)]
-    if misshapen:
-        return misshapen
+    for first in (schema.SHAPES, schema.VALUES):
+        misshapen = [finding for rule in first for finding in rule.findings(bundle)]
+        if misshapen:
+            return misshapen
     try:
         return [finding for rule in RULES for finding in rule.findings(bundle)]
     except (KeyError, IndexError, TypeError, AttributeError) as error:

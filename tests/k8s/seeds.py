@@ -150,6 +150,7 @@ SCHEMAS = [
     _put("ray-schema", LOCAL, ("RayCluster/unlearn spec enableInTreeAutoscaling", "yes"), without_crds=True),
     _put("other-schema", WATCHED, ("PodMonitor/ray spec podMetricsEndpoints 0 intervall", "15s")),
     _put("other-schema", LOCAL, ("PodDisruptionBudget/mlflow apiVersion", "policy/v1beta1")),
+    Seed("core-schema", LOCAL, lambda draft: draft.add(_policy("lost", _to("10.0.0.5")))),
     Seed("address-blocks", LOCAL, lambda draft: draft.add(_policy("lost", _to("{cidr: 10.0.0.5}")))),
     Seed("address-blocks", LOCAL, lambda draft: draft.add(_policy("lost", _to("{cidr: 10.0.0.5/8}")))),
     Seed("address-blocks", LOCAL, lambda draft: draft.add(_policy("lost", _to("{cidr: 10.0.0.0/8, except: [192.168.0.0/16]}")))),
@@ -182,7 +183,10 @@ RAY = [
     _put("job-runtime-environment", SWEEP, ("RayJob/sweep spec runtimeEnvYAML", "pip: [torch]")),
     _put("job-submission", SWEEP, ("RayJob/sweep spec clusterSelector", {"ray.io/cluster": "unlearn"})),
     _put("job-retries", SWEEP, ("RayJob/sweep spec backoffLimit", 2)),
-    _put("service-configuration", CHAMPION, ("RayService/champion spec serveConfigV2", "applications: []")),
+    *(
+        _put("service-configuration", CHAMPION, ("RayService/champion spec serveConfigV2", text))
+        for text in ("applications: []", "applications: [x]", "applications: {a: {}}", "[x]", "{")
+    ),
     _put("queue-exists", GPU_SWEEP, ("RayJob/sweep metadata labels kueue.x-k8s.io/queue-name", "nowhere")),
 ]  # fmt: skip
 SECURITY = [

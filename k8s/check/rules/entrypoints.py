@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from grun.config import Recipe, read_recipe_file
 from grun.errors import ConfigError
 from k8s.check.bundle import Bundle
-from k8s.check.commands import Script, recipes, scripts
+from k8s.check.commands import Script, applications, recipes, scripts
 from k8s.check.mounted import exists_at, mount_of, text_at
 from k8s.check.pod import Container, Pod
 from k8s.check.pods import title
@@ -139,11 +139,7 @@ def scripts_of_config_maps_parse(bundle: Bundle) -> Wrong:
 def _applications(bundle: Bundle) -> Iterator[tuple[str, str, Any]]:
     """Place, import path and arguments of every application that Serve is given."""
     for service in bundle.of("RayService"):
-        try:
-            config: Any = yaml.safe_load(service["spec"].get("serveConfigV2") or "{}")
-        except yaml.YAMLError:
-            continue  # another rule says so
-        for application in (config or {}).get("applications") or []:
+        for application in applications(service):
             yield title(service), str(application.get("import_path")), application.get("args")
 
 

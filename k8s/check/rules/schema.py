@@ -16,7 +16,7 @@ from k8s.check.rule import Wrong, table
 from k8s.check.schemas import core_errors, is_core, pod_errors
 from k8s.check.strict_yaml import Document
 
-__all__ = ["RULES", "SHAPES"]
+__all__ = ["RULES", "SHAPES", "VALUES"]
 
 _REMEDY = "mend the field"
 
@@ -120,6 +120,8 @@ def address_blocks(bundle: Bundle) -> Wrong:
                 yield title(policy), f"an ipBlock must be a network with its mask, as 10.0.0.0/8, got {error}; correct it"
 
 
-SHAPES = table(core_schema, ray_schema, other_schema, address_blocks)
+SHAPES = table(core_schema, ray_schema, other_schema)
 """What has to hold before anything else can be asked."""
-RULES = (*SHAPES, *table(pod_schema))
+VALUES = table(address_blocks)
+"""What has to hold, besides, before policies can be asked."""
+RULES = (*SHAPES, *VALUES, *table(pod_schema))
