@@ -83,7 +83,10 @@ def test_a_finding_is_said_once_with_its_places_and_bundles(rendered: dict[str, 
 @pytest.mark.parametrize(
     ("title", "bundle", "files"),
     [
-        ("RayService/champion", "overlays/gpu/champion", ["workloads/champion/service.yaml", "overlays/gpu/champion/version.yaml", "overlays/gpu/champion/workers.yaml"]),
+        (
+            "RayService/champion", "overlays/gpu/champion",
+            ["workloads/champion/service.yaml", "overlays/gpu/champion/version.yaml", "overlays/gpu/champion/workers.yaml"],
+        ),
         ("ConfigMap/mlflow-scripts-7h2kd94g8b", "base", ["base/kustomization.yaml", "base/mlflow/database.py", "base/mlflow/users.py"]),
         ("PersistentVolumeClaim/results", "overlays/local-cpu", ["base/storage.yaml", "overlays/local-cpu/settings/volumes.yaml"]),
         ("LocalQueue/unlearning", "components/kueue", ["components/kueue/queue.yaml"]),
