@@ -1,6 +1,6 @@
 """Render and check manifests: `python -m k8s.check [FOLDER ...]`.
 
-Prints each folder with its objects, and every finding; ends with 0 where there is none, 1 where there are some, 2 on misuse.
+Prints each folder with its objects, and every finding once, with all the places it is in; ends with 0 where there is none, 1 where there are some, 2 on misuse.
 """
 
 import argparse
@@ -13,9 +13,10 @@ from grun.errors import GrunError
 from k8s.check.documentation import documentation_errors
 from k8s.check.other_kinds import KINDS
 from k8s.check.render import REPOSITORY, kubectl
+from k8s.check.report import distinct, report
 from k8s.check.repository import Repository
 from k8s.check.rule import Finding
-from k8s.check.suite import RULES, bundles, crds_folder, findings, source_errors
+from k8s.check.suite import RULES, bundles, crds_folder, findings, folders_of, source_errors
 
 __all__ = ["main"]
 
@@ -24,20 +25,36 @@ def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def _check(folders: list[Path]) -> list[Finding]:
-    repository = Repository(REPOSITORY)
+def _count(number: int) -> str:
+    return f"{number or 'no'} finding{'s' if number != 1 else ''}"
+
+
+def _check(folders: list[Path], repository: Repository) -> int:
+    """Check, and print what was found; returns how much that is."""
     found = [Finding("strict-yaml", "k8s", where, message) for where, message in source_errors(REPOSITORY / "k8s")]
     seen = []
     for bundle in bundles(folders, repository):
         wrong = findings(bundle)
         kinds = Counter(str(document.get("kind")) for document in bundle.documents)
-        _say(f"{bundle.name}: {sum(kinds.values())} objects of {len(kinds)} kinds, {len(wrong)} findings")
+        _say(f"{bundle.name}: {sum(kinds.values())} objects of {len(kinds)} kinds, {_count(len(distinct(wrong)))}")
         found += wrong
         seen.append(bundle)
     # a part of the manifests does not tell which objects there are
     everything = seen if folders == [REPOSITORY / "k8s"] else None
     found += [Finding("documentation", "k8s", where, message) for where, message in documentation_errors(repository, everything)]
-    return found
+    for line in report(found, {bundle.name: folders_of(bundle) for bundle in seen}, REPOSITORY):
+        _say(line)
+    return len(distinct(found))
+
+
+def _say_what_was_not_checked(repository: Repository) -> None:
+    _say(f"checked by small schemas of our own, as their definitions are not at hand: {', '.join(KINDS)}")
+    if crds_folder() is None:
+        _say(
+            "SKIPPED: KUBERAY_CRDS is not set, so of RayCluster, RayJob and RayService only the names and types of KubeRay's own fields were checked; "
+            f"it names a folder with the definitions of KubeRay {repository.versions['kuberay']}, as ray.io_rayclusters.yaml, from its release "
+            "or from `kubectl get crd rayclusters.ray.io -o yaml`"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,20 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             _say(f"{rule.name}\n    {rule.why}")
         return 0
     try:
+        repository = Repository(REPOSITORY)
         _say(f"rendered with {kubectl()}; {len(RULES)} rules")
-        found = _check(options.folders or [REPOSITORY / "k8s"])
-        _say(f"checked by small schemas of our own, as their definitions are not at hand: {', '.join(KINDS)}")
-        if crds_folder() is None:
-            _say(
-                "SKIPPED: KUBERAY_CRDS is not set, so RayCluster, RayJob and RayService were not checked against KubeRay's definitions"
-            )
+        count = _check(options.folders or [REPOSITORY / "k8s"], repository)
+        _say_what_was_not_checked(repository)
     except GrunError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    for finding in found:
-        _say(str(finding))
-    _say(f"{len(found)} findings" if found else "no findings")
-    return 1 if found else 0
+    _say(_count(count))
+    return 1 if count else 0
 
 
 if __name__ == "__main__":

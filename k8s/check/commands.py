@@ -16,8 +16,9 @@ from k8s.check.kuberay import RayCluster
 from k8s.check.pod import Container, Pod
 from k8s.check.pods import cluster_of
 from k8s.check.services import backends, find
+from k8s.check.strict_yaml import Document
 
-__all__ = ["Script", "expanded", "recipes", "scripts", "words_of"]
+__all__ = ["Script", "applications", "expanded", "recipes", "scripts", "words_of"]
 
 _INTERPRETERS = frozenset({"python", "python3", "bash", "sh", "/bin/bash", "/bin/sh"})
 _ENDS = frozenset({";", "&&", "||", "|", "&", "fi"})
@@ -116,8 +117,19 @@ def recipes(bundle: Bundle, *, everybody: bool = True) -> Iterator[tuple[str, st
                 yield script.where, value, script.pod, script.container
     for document in bundle.of("RayService"):
         cluster = cluster_of(document)
-        config: Any = yaml.safe_load(document["spec"].get("serveConfigV2") or "{}")
         pods = [pod for pod in bundle.pods if cluster and pod.owner == cluster.owner and pod.role == "worker"]
-        for application in (config or {}).get("applications") or []:
-            recipe = (application.get("args") or {}).get("recipe")
-            yield from ((f"{pod.owner} serveConfigV2", recipe, pod, pod.spec["containers"][0]) for pod in pods if recipe)
+        for application in applications(document):
+            arguments = application.get("args")
+            recipe = arguments.get("recipe") if isinstance(arguments, dict) else None
+            named = pods if isinstance(recipe, str) else []
+            yield from ((f"{pod.owner} serveConfigV2", str(recipe), pod, pod.spec["containers"][0]) for pod in named)
+
+
+def applications(service: Document) -> list[dict[str, Any]]:
+    """The applications of a RayService; of a serveConfigV2 that is none, those parts that can be read."""
+    try:
+        config: Any = yaml.safe_load(service["spec"].get("serveConfigV2") or "{}")
+    except yaml.YAMLError:
+        return []  # a rule says so
+    found = config.get("applications") if isinstance(config, dict) else None
+    return [application for application in found if isinstance(application, dict)] if isinstance(found, list) else []

@@ -86,10 +86,11 @@ def custom_kind(folder: Path, api_version: str, kind: str) -> CustomKind | None:
         ConfigError: the folder holds no definitions.
     """
     group, _, version = api_version.partition("/")
-    paths = sorted(folder.glob("*.yaml"))
+    paths = sorted(folder.glob(f"{group}_*.yaml"))
     if not paths:
         raise ConfigError(
-            f"KUBERAY_CRDS must be a folder of CustomResourceDefinitions, got {str(folder)!r}; unset it to go without"
+            f"KUBERAY_CRDS must be a folder of CustomResourceDefinitions called {group}_....yaml, got {str(folder)!r}; "
+            "name them so, or unset it to go without"
         )
     for path in paths:
         # files are large and named after what they define

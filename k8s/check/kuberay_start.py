@@ -4,14 +4,18 @@ Flags are sorted by name; "true" makes a bare flag and "false" leaves it out. CP
 first container where `rayStartParams` and the group's `resources` name none.
 """
 
+import ast
+import functools
+import importlib.util
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from k8s.check.quantities import quantity, whole
 
-__all__ = ["DASHBOARD_AGENT_PORT", "GCS_PORT", "METRICS_PORT", "ray_start_command", "start_params"]
+__all__ = ["DASHBOARD_AGENT_PORT", "GCS_PORT", "METRICS_PORT", "ray_start_command", "ray_start_flags", "start_params"]
 
 GCS_PORT, DASHBOARD_AGENT_PORT, METRICS_PORT = 6379, 52365, 8080
 _TAKE_TRUE_OR_FALSE = frozenset({"log-color", "include-dashboard"})
@@ -56,6 +60,21 @@ def _add_limits(params: dict[str, str], resources: Mapping[str, Any]) -> None:
     for name in sorted(limits):
         if _GPU.match(name) and quantity(limits[name]):
             params.setdefault("num-gpus", str(whole(limits[name])))
+
+
+@functools.cache
+def ray_start_flags() -> frozenset[str]:
+    """The flags that `ray start` has, without their dashes, by the source of the Ray that is installed; none where there is no Ray."""
+    found = importlib.util.find_spec("ray")  # looks for it, and imports nothing
+    if found is None or found.origin is None:
+        return frozenset()
+    tree = ast.parse((Path(found.origin).parent / "scripts/scripts.py").read_text(encoding="utf-8"))
+    starts = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "start"]
+    options = [call for node in starts for call in node.decorator_list if isinstance(call, ast.Call)]
+    words = [
+        word.value for call in options for word in call.args if isinstance(word, ast.Constant) and isinstance(word.value, str)
+    ]
+    return frozenset(flag.removeprefix("--") for word in words if word.startswith("--") for flag in word.split("/"))
 
 
 def ray_start_command(params: Mapping[str, str], *, head: bool) -> str:

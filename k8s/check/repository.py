@@ -4,12 +4,17 @@ Everything is read from source, nothing of ours is run: a script's option exists
 """
 
 import ast
+import builtins
 import functools
+import pathlib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
+
+import pydantic
+from pydantic import create_model
 
 from grun.config import Config, Recipe
 from k8s.check.strict_yaml import Document, load
@@ -107,6 +112,15 @@ class Repository:
         targets = [target for node in _parsed(path).body for target in _bound(node)]
         return name in targets
 
+    def arguments(self, dotted: str) -> type[Config] | None:
+        """The model of what an application (`package.module:name`) takes, made anew from its source; None where it has none."""
+        module, _, name = dotted.partition(":")
+        body = _parsed(self.root / (module.replace(".", "/") + ".py")).body if self.defines(dotted) else []
+        builder = next((node for node in body if isinstance(node, ast.FunctionDef) and node.name == name), None)
+        calls = [node.func for node in ast.walk(builder) if isinstance(node, ast.Call)] if builder else []
+        models = {ast.unparse(call.value) for call in calls if isinstance(call, ast.Attribute) and call.attr == "model_validate"}
+        return next((_model(node) for node in body if isinstance(node, ast.ClassDef) and node.name in models), None)
+
 
 @functools.cache
 def _parsed(path: Path) -> ast.Module:
@@ -127,6 +141,27 @@ def _bound(node: ast.stmt) -> Iterator[str]:
         yield from (target.id for target in node.targets if isinstance(target, ast.Name))
     elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
         yield node.target.id
+
+
+def _model(source: ast.ClassDef) -> type[Config]:
+    """A model with the fields of a class, whose types are of the standard library or pydantic's."""
+    fields: dict[str, Any] = {}
+    for node in source.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            fields[node.target.id] = (_type(node.annotation), ast.literal_eval(node.value) if node.value else ...)
+    return create_model(source.name, __base__=Config, **fields)
+
+
+def _type(node: ast.expr) -> Any:
+    """The type that an annotation names: a name, None, or several of them with `|`."""
+    match node:
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _type(left) | _type(right)
+        case ast.Constant(value=None):
+            return None
+        case ast.Name(id=name):
+            return next((getattr(place, name) for place in (builtins, pathlib, pydantic) if hasattr(place, name)), Any)
+    return Any  # what is not understood is not checked
 
 
 def _sections(annotation: Any) -> Iterator[type[Config]]:

@@ -4,9 +4,10 @@ Its own command stops at the first error of an object and lets kinds that it doe
 every error is told.
 """
 
+import difflib
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jsonschema
@@ -15,7 +16,7 @@ from referencing import Registry, Resource
 
 from k8s.check.pod import Pod
 
-__all__ = ["core_errors", "is_core", "pod_errors", "told"]
+__all__ = ["core_errors", "is_core", "nearest", "pod_errors", "told"]
 
 
 @functools.cache
@@ -59,8 +60,26 @@ def pod_errors(pod: Pod, version: str) -> Iterator[str]:
     yield from core_errors({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod.spec}, version)
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ ", did you mean ...?" where a known name is much like this one; nothing else."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def _unknown_fields(error: Any) -> str | None:
+    """Names that an object has and its schema has not; None where the error is about something else."""
+    if error.validator != "additionalProperties" or error.validator_value is not False or not isinstance(error.instance, dict):
+        return None
+    known = error.schema.get("properties", {})
+    unknown = [name for name in error.instance if name not in known]
+    return "; ".join(f"unknown field {name!r}{nearest(name, known)}" for name in unknown)
+
+
 def told(error: Any) -> str:
     """A validation error as "path: message", cut where it quotes a whole object."""
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path).lstrip(".")
+    unknown = _unknown_fields(error)
+    if unknown:
+        return f"{path or 'the object'}: {unknown}"
     message = error.message if len(error.message) <= 200 else f"{error.message[:90]} ... {error.message[-100:]}"
     return f"{path or 'the object'}: {message}"

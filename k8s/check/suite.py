@@ -29,7 +29,7 @@ from k8s.check.strict_yaml import Document, load, load_any
 _FIRST = "local-cpu"
 """The overlay that components are checked on."""
 
-__all__ = ["RULES", "bundles", "crds_folder", "findings", "source_errors"]
+__all__ = ["RULES", "bundles", "crds_folder", "findings", "folders_of", "source_errors"]
 
 RULES: tuple[Rule, ...] = tuple(
     rule
@@ -42,9 +42,10 @@ RULES: tuple[Rule, ...] = tuple(
 
 def findings(bundle: Bundle) -> list[Finding]:
     """What all rules find in a bundle; of objects that are not what their kind allows, only that."""
-    misshapen = [finding for rule in schema.SHAPES for finding in rule.findings(bundle)]
-    if misshapen:
-        return misshapen
+    for first in (schema.SHAPES, schema.VALUES):
+        misshapen = [finding for rule in first for finding in rule.findings(bundle)]
+        if misshapen:
+            return misshapen
     try:
         return [finding for rule in RULES for finding in rule.findings(bundle)]
     except (KeyError, IndexError, TypeError, AttributeError) as error:
@@ -72,7 +73,7 @@ def crds_folder() -> Path | None:
 
 
 def bundles(folders: list[Path], repository: Repository) -> Iterator[Bundle]:
-    """Render every kustomization at and below the folders.
+    """Render every kustomization at and below the folders, overlays first: what is wrong is wrong where it is applied.
 
     A folder inside an overlay is applied beside the others of that overlay; base and workloads beside each other; components
     on top of the first overlay. Folders of shared settings are components that all of these include, and are seen there.
@@ -84,7 +85,7 @@ def bundles(folders: list[Path], repository: Repository) -> Iterator[Bundle]:
     renderer = functools.cache(render)
 
     for given in folders:
-        found = [folder.resolve() for folder in kustomizations(given)]
+        found = sorted((folder.resolve() for folder in kustomizations(given)), key=lambda folder: _rank(folder, root))
         if not found:
             raise ConfigError(f"a folder to check must hold kustomizations, got {str(given)!r}; name k8s or an overlay")
         for folder in found:
@@ -96,6 +97,18 @@ def bundles(folders: list[Path], repository: Repository) -> Iterator[Bundle]:
                 below = root / "overlays" / _FIRST
                 around = [document for other in _beside(below, root) for document in renderer(other)]
                 yield Bundle(name, _on_top(folder, below, renderer(below)), repository, around, crds_folder(), True)
+
+
+def _rank(folder: Path, root: Path) -> int:
+    """Overlays, then what they are made of."""
+    parts = [root / "overlays", root / "base", root / "workloads"]
+    return next((rank for rank, part in enumerate(parts) if folder.is_relative_to(part)), len(parts))
+
+
+def folders_of(bundle: Bundle) -> list[Path]:
+    """The folders that a bundle was rendered from; a component stands on an overlay."""
+    folder = bundle.repository.root / bundle.name
+    return [bundle.repository.root / "k8s/overlays" / _FIRST, folder] if is_component(folder) else [folder]
 
 
 def _on_top(component: Path, below: Path, standing: list[Document]) -> list[Document]:

@@ -94,6 +94,10 @@ def _policy(name: str, spec: str) -> str:
     return f"{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: {name}, namespace: unlearning}}, spec: {spec}}}"
 
 
+def _to(block: str) -> str:
+    return f"{{podSelector: {{}}, policyTypes: [Egress], egress: [{{to: [{{ipBlock: {block}}}]}}]}}"
+
+
 _NODES = "{podSelector: {matchLabels: {ray.io/is-ray-node: 'yes'}}}"
 _OPEN = f"{{podSelector: {_NODES[14:-1]}, policyTypes: [Ingress, Egress], ingress: [{{from: [{_NODES}]}}], egress: [{{to: [{_NODES}]}}]}}"
 _SCALER = (
@@ -140,8 +144,16 @@ SCHEMAS = [
             [{"name": "TZ", "value": "UTC"}, {"name": "TZ", "value": "CET"}],
         ),
     ),
+    _put("ray-schema", LOCAL, ("RayCluster/unlearn spec rayVersions", "2.60.0"), without_crds=True),
+    _put("ray-schema", SWEEP, ("RayJob/sweep spec rayClusterSpec workerGroupSpecs 0 minReplica", 1), without_crds=True),
+    _put("ray-schema", CHAMPION, ("RayService/champion spec serveConfig", "x"), without_crds=True),
+    _put("ray-schema", LOCAL, ("RayCluster/unlearn spec enableInTreeAutoscaling", "yes"), without_crds=True),
     _put("other-schema", WATCHED, ("PodMonitor/ray spec podMetricsEndpoints 0 intervall", "15s")),
     _put("other-schema", LOCAL, ("PodDisruptionBudget/mlflow apiVersion", "policy/v1beta1")),
+    Seed("core-schema", LOCAL, lambda draft: draft.add(_policy("lost", _to("10.0.0.5")))),
+    Seed("address-blocks", LOCAL, lambda draft: draft.add(_policy("lost", _to("{cidr: 10.0.0.5}")))),
+    Seed("address-blocks", LOCAL, lambda draft: draft.add(_policy("lost", _to("{cidr: 10.0.0.5/8}")))),
+    Seed("address-blocks", LOCAL, lambda draft: draft.add(_policy("lost", _to("{cidr: 10.0.0.0/8, except: [192.168.0.0/16]}")))),
     _put("pod-schema", LOCAL, (f"RayCluster/unlearn {HEAD} template spec containers 0 volumeMount", []), without_crds=True),
 ]
 RAY = [
@@ -150,6 +162,8 @@ RAY = [
     _put("ray-replicas", LOCAL, (f"RayCluster/unlearn {WORKER} maxReplicas", 1)),
     _put("ray-start-params", LOCAL, (f"RayCluster/unlearn {HEAD} rayStartParams labels", "zone=a")),
     _put("ray-start-params", LOCAL, (f"RayCluster/unlearn {HEAD} resources", {"CPU": "0"})),
+    _put("ray-start-flags-exist", LOCAL, (f"RayCluster/unlearn {HEAD} rayStartParams object-store-memery", "200000000")),
+    _put("ray-start-flags-exist", GPU_SWEEP, ("RayJob/sweep spec rayClusterSpec workerGroupSpecs 0 rayStartParams num_cpus", "1")),
     _put("ray-authentication", LOCAL, ("RayCluster/unlearn spec authOptions", GONE)),
     _put("ray-alpha-fields", LOCAL, ("RayCluster/unlearn spec gcsFaultToleranceOptions", {"backend": "rocksdb"})),
     _put("ray-autoscaler", SCALED, ("RayService/champion spec rayClusterConfig autoscalerOptions version", "v1")),
@@ -169,7 +183,10 @@ RAY = [
     _put("job-runtime-environment", SWEEP, ("RayJob/sweep spec runtimeEnvYAML", "pip: [torch]")),
     _put("job-submission", SWEEP, ("RayJob/sweep spec clusterSelector", {"ray.io/cluster": "unlearn"})),
     _put("job-retries", SWEEP, ("RayJob/sweep spec backoffLimit", 2)),
-    _put("service-configuration", CHAMPION, ("RayService/champion spec serveConfigV2", "applications: []")),
+    *(
+        _put("service-configuration", CHAMPION, ("RayService/champion spec serveConfigV2", text))
+        for text in ("applications: []", "applications: [x]", "applications: {a: {}}", "[x]", "{")
+    ),
     _put("queue-exists", GPU_SWEEP, ("RayJob/sweep metadata labels kueue.x-k8s.io/queue-name", "nowhere")),
 ]  # fmt: skip
 SECURITY = [
@@ -303,6 +320,16 @@ COMMANDS = [
         "serve-imports-exist",
         CHAMPION,
         lambda draft: draft.replace("RayService/champion spec serveConfigV2", "app:application", "app:aplication"),
+    ),
+    Seed(
+        "serve-arguments-are-taken",
+        CHAMPION,
+        lambda draft: draft.replace("RayService/champion spec serveConfigV2", "version: 1", "versoin: 1"),
+    ),
+    Seed(
+        "serve-arguments-are-taken",
+        CHAMPION,
+        lambda draft: draft.replace("RayService/champion spec serveConfigV2", "version: 1", "version: first"),
     ),
     _put(
         "recipe-is-said-once",

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from grun.errors import ConfigError
 from k8s.check import __main__ as command
@@ -14,8 +15,11 @@ from k8s.check import kubectl
 from k8s.check.bundle import Bundle
 from k8s.check.documentation import documentation_errors
 from k8s.check.render import REPOSITORY
+from k8s.check.report import report
 from k8s.check.repository import Repository
-from k8s.check.suite import source_errors
+from k8s.check.rule import Finding
+from k8s.check.sources import files_of
+from k8s.check.suite import folders_of, source_errors
 
 pytestmark = pytest.mark.usefixtures("needs_kubectl")
 
@@ -35,7 +39,9 @@ def test_ends_with_1_on_findings_and_2_on_misuse(tmp_path: Path, capsys: pytest.
         "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: b}\nspec: {type: LoadBalancer, ports: [{port: 1}]}\n"
     )
     assert command.main([str(tmp_path)]) == 1
-    assert "Service/a: a Service must be of type ClusterIP, got 'LoadBalancer'" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Service/a: a Service must be of type ClusterIP, got 'LoadBalancer'" in out
+    assert f"    written in {tmp_path}/a.yaml\n" in out
     assert command.main([str(tmp_path / "nowhere")]) == 2
     assert "a folder to check must hold kustomizations" in capsys.readouterr().err
 
@@ -45,9 +51,65 @@ def test_an_object_of_a_wrong_shape_is_a_finding_and_no_traceback(
 ) -> None:
     monkeypatch.delenv("KUBERAY_CRDS", raising=False)
     (tmp_path / "kustomization.yaml").write_text("resources: [a.yaml]\n")
-    (tmp_path / "a.yaml").write_text("apiVersion: ray.io/v1\nkind: RayCluster\nmetadata: {name: a}\nspec: {headGroupSpec: {}}\n")
+    (tmp_path / "a.yaml").write_text(
+        "apiVersion: ray.io/v1\nkind: RayCluster\nmetadata: {name: a}\nspec: {headGroupSpec: {template: {}}}\n"
+    )
     assert command.main([str(tmp_path)]) == 1
     assert "objects must have the fields that their kind requires" in capsys.readouterr().out
+
+
+def test_overlays_come_first(rendered: dict[str, Bundle]) -> None:
+    folders = [name.partition("/")[0] for name in rendered]
+    assert list(dict.fromkeys(folders)) == ["overlays", "base", "workloads", "components"]
+
+
+def test_a_finding_is_said_once_with_its_places_and_bundles(rendered: dict[str, Bundle]) -> None:
+    where = ["Deployment/mlflow mlflow containers[mlflow]", "Job/a a", "Job/b b", "Job/c c", "Job/d d"]
+    found = [Finding("image-is-pinned", "k8s/overlays/local-cpu", place, "no tag, got x; set it") for place in where]
+    found += [
+        Finding("image-is-pinned", f"k8s/components/{name}", where[0], "no tag, got x; set it") for name in ("kueue", "postgres")
+    ]
+    found.append(Finding("image-is-known", "k8s/overlays/local-cpu", "k8s/versions.yaml", "no tag, got x; set it"))
+    folders = {bundle.name: folders_of(bundle) for bundle in rendered.values()}
+    assert list(report(found, folders, REPOSITORY)) == [
+        "k8s/overlays/local-cpu: Deployment/mlflow mlflow containers[mlflow]: no tag, got x; set it [image-is-pinned]",
+        "    written in k8s/base/mlflow/server.yaml, k8s/overlays/local-cpu/small-mlflow.yaml",
+        "    also at Job/a a; Job/b b; Job/c c and 1 more",
+        "    also in k8s/components/kueue, k8s/components/postgres",
+        "k8s/overlays/local-cpu: k8s/versions.yaml: no tag, got x; set it [image-is-known]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("title", "bundle", "files"),
+    [
+        (
+            "RayService/champion", "overlays/gpu/champion",
+            ["workloads/champion/service.yaml", "overlays/gpu/champion/version.yaml", "overlays/gpu/champion/workers.yaml"],
+        ),
+        ("ConfigMap/mlflow-scripts-7h2kd94g8b", "base", ["base/kustomization.yaml", "base/mlflow/database.py", "base/mlflow/users.py"]),
+        ("PersistentVolumeClaim/results", "overlays/local-cpu", ["base/storage.yaml", "overlays/local-cpu/settings/volumes.yaml"]),
+        ("LocalQueue/unlearning", "components/kueue", ["components/kueue/queue.yaml"]),
+        ("Service/nobody", "base", []),
+    ],
+)  # fmt: skip
+def test_an_object_is_found_where_it_is_written(title: str, bundle: str, files: list[str], rendered: dict[str, Bundle]) -> None:
+    assert [str(file.relative_to(REPOSITORY / "k8s")) for file in files_of(title, folders_of(rendered[bundle]))] == files
+
+
+def test_arguments_of_the_application_are_read_from_its_source() -> None:
+    repository = Repository(REPOSITORY)
+    model = repository.arguments("pipelines.serving.app:application")
+    assert model is not None
+    assert model.model_validate({"recipe": "/config/recipe.yaml", "version": 3}).model_dump() == {
+        "recipe": Path("/config/recipe.yaml"),
+        "version": 3,
+    }
+    for wrong in ({"version": 0}, {"versoin": 1}, {"recipe": 1}):
+        with pytest.raises(ValidationError):
+            model.model_validate(wrong)
+    assert repository.arguments("pipelines.serving.app:nothing") is None
+    assert repository.arguments("pipelines.serving.app:listen") is None
 
 
 def test_lists_the_rules(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from grun.errors import ConfigError
 from k8s.check.crds import CustomKind, custom_kind
+from k8s.check.ray_kinds import SPECS
 from k8s.check.suite import crds_folder
 from tests.k8s import sample
 
@@ -58,7 +60,8 @@ def test_takes_what_a_server_takes(spec: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"sise": 1}, "spec: Additional properties .*'sise'"),
+        ({"sise": 1}, "spec: unknown field 'sise' \\(did you mean 'size'\\?\\)"),
+        ({"other": 1}, "spec: unknown field 'other'$"),
         ({"size": "2Mi"}, "spec.size: .* does not match"),
         ({"size": 2.5}, "spec.size"),
         ({"least": "1"}, "spec.least: '1' is not of type 'integer'"),
@@ -81,8 +84,32 @@ def test_metadata_is_strict_too() -> None:
 
 
 def test_a_folder_without_definitions_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="KUBERAY_CRDS must be a folder of CustomResourceDefinitions"):
+    (tmp_path / "rayjobs.yaml").write_text("kind: CustomResourceDefinition\n")
+    with pytest.raises(ConfigError, match=r"KUBERAY_CRDS must be a folder of CustomResourceDefinitions called ray.io_"):
         custom_kind(tmp_path, "ray.io/v1", "RayJob")
+
+
+def test_our_own_schemas_have_kuberays_fields() -> None:
+    folder = crds_folder()
+    if folder is None:
+        pytest.skip("KUBERAY_CRDS is not set: our own schemas were not compared with KubeRay's definitions")
+    for kind, spec in SPECS.items():
+        definition = yaml.load((folder / f"ray.io_{kind.lower()}s.yaml").read_text(), Loader=yaml.CSafeLoader)
+        versions = {version["name"]: version["schema"]["openAPIV3Schema"] for version in definition["spec"]["versions"]}
+        _same_fields(spec, versions["v1"]["properties"]["spec"], kind)
+
+
+def _same_fields(ours: dict[str, Any], theirs: dict[str, Any], path: str) -> None:
+    if "type" in ours:
+        assert ours["type"] == theirs.get("type"), path
+    if "properties" in ours:
+        assert ours["properties"].keys() == theirs["properties"].keys(), path
+        for name, part in ours["properties"].items():
+            _same_fields(part, theirs["properties"][name], f"{path}.{name}")
+        # theirs may be required and have a default
+        assert set(ours["required"]) <= set(theirs.get("required") or []), path
+    if "items" in ours:
+        _same_fields(ours["items"], theirs["items"], f"{path}[]")
 
 
 def test_kuberays_own_definitions() -> None:

@@ -1,6 +1,7 @@
 """Rendering: with the machine's kubectl or the repository's own, strictly, and components on top of something."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -54,6 +55,19 @@ def test_a_folder_that_cannot_be_rendered_is_named(folder: Path, name: str, text
         render(folder / "base")
 
 
+def test_a_refusal_is_one_line_without_the_log_and_names_the_patches(folder: Path) -> None:
+    path = folder / "base/kustomization.yaml"
+    path.write_text("resources: [a.yaml]\npatches: [{path: wrong.yaml, target: {kind: Pod}}]\n")
+    (folder / "base/wrong.yaml").write_text("- {op: replace, path: /spec/volumes/1, value: x}\n")
+    with pytest.raises(ConfigError) as error:
+        render(folder / "base")
+    message = str(error.value)
+    assert message.startswith(f"Kustomize must accept {folder}/base, got: ")
+    assert "/spec/volumes/1" in message
+    assert message.endswith("; mend the kustomization or what it patches with (wrong.yaml)")
+    assert not re.search(r"command failed|run\.go|\n|got: (?:E\d|error)", message)
+
+
 def test_without_kubectl_on_path_the_repositorys_own_is_taken_or_asked_for(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,7 +75,7 @@ def test_without_kubectl_on_path_the_repositorys_own_is_taken_or_asked_for(
     kubectl.cache_clear()
     old = tmp_path / "bin/kubectl"
     old.parent.mkdir()
-    old.write_text('#!/bin/sh\necho \'{"kustomizeVersion": "v4.5.7"}\'\n')
+    old.write_text('#!/bin/sh\necho \'{"clientVersion": {"gitVersion": "v1.27.1"}}\'\n')
     old.chmod(0o755)
     monkeypatch.setenv("PATH", f"{old.parent}{os.pathsep}/bin-that-is-not")
     monkeypatch.setattr(module, "REPOSITORY", tmp_path)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
@@ -30,12 +31,15 @@ pytestmark = [
 
 STORE = 80_000_000
 
+DEADLINE_SECONDS = 300.0
+
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """A head without CPUs and one node with one."""
     handler = signal.getsignal(signal.SIGTERM)
-    with mock.patch.dict(os.environ, {"RAY_AUTH_MODE": "disabled"}):
+    # whether a cluster asks for a token is remembered by the process: all of a process's clusters have to do as the first
+    with mock.patch.dict(os.environ):
         head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         cluster.add_node(num_cpus=1, object_store_memory=STORE)
@@ -59,12 +63,17 @@ def test_a_node_that_joins_takes_trials(cluster: Cluster, make_recipe: Callable[
         prepare(recipe, prepared)
         cache = ensure_cache(recipe, prepared, [recipe])
         with open_slots(recipe, prepared, cache, tmp_path / "sweep", 1, wanted=num_cpus) as hub:
-            reports = train_on_slot(hub, "busy", recipe.replace({"train": {"epochs": 10_000}}), busy)
+            reports = train_on_slot(hub, "busy", recipe.replace({"train": {"epochs": 1_000_000}}), busy)
             assert next(reports)["step"] == 2
             cluster.add_node(num_cpus=1, object_store_memory=STORE)
-            # the only slot there was is taken, for longer than a node needs to join
-            assert [report["step"] for report in train_on_slot(hub, "other", recipe, other)] == [2, 4, 6]
-            (busy / STOP_FILE).touch()
+            # the only slot there was is taken; if it stays the only one, the other trial gets it in the end, and the nodes are the same
+            deadline = threading.Timer(DEADLINE_SECONDS, (busy / STOP_FILE).touch)
+            deadline.start()
+            try:
+                assert [report["step"] for report in train_on_slot(hub, "other", recipe, other)] == [2, 4, 6]
+            finally:
+                deadline.cancel()
+                (busy / STOP_FILE).touch()
             list(reports)
     first, second = read_outcome(busy), read_outcome(other)
     assert first.stopped_early

@@ -2,15 +2,17 @@
 
 import functools
 import re
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from grun.config import Recipe, read_recipe_file
 from grun.errors import ConfigError
 from k8s.check.bundle import Bundle
-from k8s.check.commands import Script, recipes, scripts
+from k8s.check.commands import Script, applications, recipes, scripts
 from k8s.check.mounted import exists_at, mount_of, text_at
 from k8s.check.pod import Container, Pod
 from k8s.check.pods import title
@@ -134,17 +136,34 @@ def scripts_of_config_maps_parse(bundle: Bundle) -> Wrong:
                 yield f"{title(config)} {key}", f"a script must parse, got {' '.join(str(error).split())}; mend it"
 
 
+def _applications(bundle: Bundle) -> Iterator[tuple[str, str, Any]]:
+    """Place, import path and arguments of every application that Serve is given."""
+    for service in bundle.of("RayService"):
+        for application in applications(service):
+            yield title(service), str(application.get("import_path")), application.get("args")
+
+
 def serve_imports_exist(bundle: Bundle) -> Wrong:
     """Serve imports the application when the cluster stands; a name that is not there is found only then."""
-    for service in bundle.of("RayService"):
+    for where, path, _ in _applications(bundle):
+        if not bundle.repository.defines(path):
+            yield where, f"import_path must be module:name of this repository, got {path!r}; correct it"
+
+
+def serve_arguments_are_taken(bundle: Bundle) -> Wrong:
+    """The application refuses arguments that it does not have, and only once the cluster stands."""
+    for where, path, arguments in _applications(bundle):
+        model = bundle.repository.arguments(path)
         try:
-            config: Any = yaml.safe_load(service["spec"].get("serveConfigV2") or "{}")
-        except yaml.YAMLError:
-            continue
-        for application in (config or {}).get("applications") or []:
-            path = str(application.get("import_path"))
-            if not bundle.repository.defines(path):
-                yield title(service), f"import_path must be module:name of this repository, got {path!r}; correct it"
+            if model:
+                model.model_validate(arguments or {})
+        except ValidationError as error:
+            for wrong in error.errors(include_url=False):
+                name, known = ".".join(map(str, wrong["loc"])) or "args", ", ".join(model.model_fields if model else ())
+                yield (
+                    where,
+                    f"args of {path} must be what it takes ({known}), got `{name}`: {wrong['input']!r}, {wrong['msg']}; correct it",
+                )
 
 
 def recipe_is_said_once(bundle: Bundle) -> Wrong:
@@ -160,5 +179,5 @@ def recipe_is_said_once(bundle: Bundle) -> Wrong:
 
 RULES = table(
     scripts_exist, options_exist, recipes_exist, results_are_kept, weights_are_mounted, scripts_of_config_maps_parse, serve_imports_exist,
-    recipe_is_said_once,
+    serve_arguments_are_taken, recipe_is_said_once,
 )  # fmt: skip

@@ -6,7 +6,9 @@ from typing import Any
 
 from k8s.check.bundle import Bundle
 from k8s.check.kuberay import RayCluster
+from k8s.check.kuberay_start import ray_start_flags
 from k8s.check.rule import Wrong, table
+from k8s.check.schemas import nearest
 
 __all__ = ["RULES", "numbers"]
 
@@ -76,6 +78,16 @@ def ray_start_params(bundle: Bundle) -> Wrong:
             both = sorted(_RESOURCE_FLAGS & params.keys())
             if both and group.get("resources"):
                 yield where, f"resources must stand in rayStartParams or in `resources`, got both ({', '.join(both)}); drop one"
+
+
+def ray_start_flags_exist(bundle: Bundle) -> Wrong:
+    """Each key of rayStartParams becomes a flag of `ray start`, which ends at one that it does not have: the pod restarts for ever."""
+    known = ray_start_flags()
+    for cluster in bundle.clusters:
+        for where, group in _groups(cluster):
+            for name in (group.get("rayStartParams") or {}) if known else ():
+                if name not in known:
+                    yield where, f"rayStartParams must be flags of `ray start`, got {name!r}{nearest(name, known)}; correct it"
 
 
 def ray_authentication(bundle: Bundle) -> Wrong:
@@ -152,6 +164,6 @@ def ray_fault_tolerance(bundle: Bundle) -> Wrong:
 
 
 RULES = table(
-    ray_names, ray_container_first, ray_replicas, ray_start_params, ray_authentication, ray_alpha_fields, ray_autoscaler,
+    ray_names, ray_container_first, ray_replicas, ray_start_params, ray_start_flags_exist, ray_authentication, ray_alpha_fields, ray_autoscaler,
     ray_idle_timeout, ray_fault_tolerance,
 )  # fmt: skip

@@ -137,8 +137,13 @@ def service_configuration(bundle: Bundle) -> Wrong:
         except yaml.YAMLError:
             config = None
         applications = config.get("applications") if isinstance(config, dict) else None
-        if not applications or not all(
-            application.get("name") and application.get("import_path") for application in applications
+        if (
+            not isinstance(applications, list)
+            or not applications
+            or not all(
+                isinstance(application, dict) and application.get("name") and application.get("import_path")
+                for application in applications
+            )
         ):
             yield (
                 title(service),
