@@ -97,7 +97,7 @@ def _recipe(options: Options) -> Recipe:
         "data": {"num_people": 24, "num_forget": 4},
         "model": {"retain_twin": False, "taught": {"epochs": 22}},
         "cache": {"mode": "require"},
-        "train": {"num_workers": 1},
+        "train": {"num_workers": 1, "epochs": 12},
         # the same trials however many run at a time, each of them whole
         "sweep": {"searcher": "random", "scheduler": "none", "num_trials": 8},
     }
