@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -110,6 +111,7 @@ def test_a_run_leaves_an_adapter_and_every_step_behind(straight: Run) -> None:
     assert 0.49 * share < outcome.pop("resident_share") <= 0.55 * share
     assert outcome.pop("wall_seconds") > 0
     assert outcome.pop("cache_bytes") > 0
+    assert (len(outcome.pop("nodes")), outcome.pop("hosts")) == (2, [socket.gethostname()] * 2)
     assert outcome == {"steps": 6, "total_steps": 6, "stopped_early": False, "num_workers": 2}
 
 
@@ -192,6 +194,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_workers_to_the_same_adapte
     assert outcome.pop("resident_share") < 0.7  # the whole of what lies above the cut, on one worker
     assert outcome.pop("wall_seconds") is None  # not known of a run that was interrupted
     assert outcome.pop("cache_bytes") > 0
+    assert (len(outcome.pop("nodes")), outcome.pop("hosts")) == (1, [socket.gethostname()])
     assert outcome == {"steps": 6, "total_steps": 6, "stopped_early": False, "num_workers": 1}
     continued.has_adapter_of(straight)
     assert continued.recorded.info.status == "FINISHED"
