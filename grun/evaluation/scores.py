@@ -26,6 +26,9 @@ __all__ = ["ROW_VERSION", "RowScore", "format_row", "parse_row", "read_rows", "w
 ROW_VERSION = 2
 """Raised by whoever changes how rows are scored, so that rows of the old kind are not taken for new ones."""
 
+_MOST_TOKENS = 2**31
+"""Of an answer; beyond any context, and within what numbers hold."""
+
 
 @dataclass(frozen=True, slots=True)
 class RowScore:
@@ -73,9 +76,9 @@ class RowScore:
     """Minus the mean of the lowest standardised log-probabilities (min-k++), the end token left out; None as above."""
 
     def __post_init__(self) -> None:
-        if self.num_answer_tokens < 1:
+        if not 1 <= self.num_answer_tokens <= _MOST_TOKENS:
             raise DataError(
-                f"a scored answer must have at least one token, got {self.num_answer_tokens} for record {self.digest[:12]} "
+                f"a scored answer must have 1 to {_MOST_TOKENS} tokens, got {self.num_answer_tokens} for record {self.digest[:12]} "
                 f"of `{self.set_name}`; mend or drop the record"
             )
         optional = (
@@ -92,6 +95,11 @@ class RowScore:
             raise DataError(
                 f"scores must be finite, got {numbers} for record {self.digest[:12]} of `{self.set_name}`; "
                 "the model overflows: score it in bf16 or fp32"
+            )
+        if (least := min(self.answer_nll_nats, self.paraphrased_answer_nll_mean or 0.0, *self.wrong_nll_means)) < 0:
+            raise DataError(
+                f"a negative log-likelihood must be at least 0, got {least} for record {self.digest[:12]} of `{self.set_name}`; "
+                "no probability is above 1: mend or drop the row"
             )
 
     @property

@@ -101,7 +101,7 @@ def test_a_damaged_row_is_named_by_its_line(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").split("\n")
     lines[2] = lines[2].replace('"num_answer_tokens":2', '"num_answer_tokens":0')
     path.write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(DataError, match=r"logs\.jsonl:3: a scored answer must have at least one token"):
+    with pytest.raises(DataError, match=r"logs\.jsonl:3: a scored answer must have 1 to 2147483648 tokens, got 0"):
         read_retain_logs(path)
 
 

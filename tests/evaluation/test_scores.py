@@ -32,7 +32,7 @@ ROW = RowScore(
     min_k_plus_plus=-0.5,
 )
 
-finite = st.floats(allow_nan=False, allow_infinity=False)
+finite = st.floats(min_value=0, allow_infinity=False)
 
 
 def test_probability_is_the_geometric_mean_over_tokens() -> None:
@@ -49,6 +49,20 @@ def test_rows_survive_their_file_with_every_line_separator(tmp_path: Path) -> No
     write_rows(tmp_path / "rows.jsonl", [ROW, bare])
     assert read_rows(tmp_path / "rows.jsonl") == (ROW, bare)
     assert os.listdir(tmp_path) == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "nll", "wrong", "message"),
+    [
+        (0, 1.0, (), "must have 1 to 2147483648 tokens, got 0"),
+        (10**400, 1.0, (), "must have 1 to 2147483648 tokens, got 1000"),
+        (1, -1e4, (), r"must be at least 0, got -10000\.0"),
+        (1, 1.0, (2.0, -3.0), r"must be at least 0, got -3\.0"),
+    ],
+)
+def test_what_no_model_scores_is_refused(tokens: int, nll: float, wrong: tuple[float, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        RowScore("d", "s", "question", tokens, nll, wrong_nll_means=wrong)
 
 
 @settings(max_examples=40, deadline=None)
