@@ -85,7 +85,8 @@ class _Client:
     model: str
     answered: int = 0
     failures: list[str] = field(default_factory=list)
-    versions: set[str] = field(default_factory=set)
+    stacks: set[str] = field(default_factory=set)
+    """Digests of the stacks that answered."""
 
     @contextmanager
     def asking(self) -> Iterator[None]:
@@ -103,7 +104,7 @@ class _Client:
                         self.failures.append(repr(error))
                         continue
                     self.answered += 1
-                    self.versions.add(answer.json()["system_fingerprint"])
+                    self.stacks.add(answer.json()["system_fingerprint"].rpartition("-")[2])
 
         thread = threading.Thread(target=ask, name="client", daemon=True)
         thread.start()
@@ -314,7 +315,7 @@ class _Soak:
             plain("soak.orphans", self.orphans, "processes"),
             plain("soak.answers", client.answered, "answers"),
             plain("soak.failed_requests", len(client.failures), "requests"),
-            plain("soak.fingerprints", len(client.versions), "stacks"),
+            plain("soak.stacks_that_answered", len(client.stacks), "stacks"),
             *_growths(samples),
         ]
         title = f"{self.rounds} rounds, {len(disturber.kills)} kills, {self.same} rounds as without"

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 __all__ = ["MARK", "Sample", "Watch", "is_of", "soak_figure"]
 
-MARK = "GRUN_SOAK_MARK"
+MARK = "SOAK_MARK"
 """Variable in the environment of all processes of a soak: whatever has it when all has ended is an orphan."""
 
 _TABLES = ("runs", "metrics", "params", "tags", "model_versions", "registered_models")

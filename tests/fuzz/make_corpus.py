@@ -18,6 +18,7 @@ from grun.evaluation.scores import RowScore, format_row
 from grun.interventions import build_adapter
 from grun.ledger import to_export
 from grun.lm.prefix_cache import CacheProbe, CacheSpec, CacheState, ShardIndex
+from pipelines.serving.loading import digest_files
 from tests.adapters.test_official import draw_state, write_config
 from tests.evaluation.example_report import example_report
 from tests.fuzz.readers import CORPUS
@@ -109,6 +110,7 @@ def adapters(folder: Path) -> None:
     }
     flavor = {"format_version": 1, "sha256": digests, "base_name": "tiny", "base_revision": None, "base_digest": "0" * 64}
     put("model_file", "good.yaml", yaml.safe_dump({"flavors": {"grun": flavor}, "model_uuid": "m-1"}))
+    put("champion", "good.json", json.dumps({"version": 1, "digest": digest_files(whole)}))
     put("champion", "bad-gone.json", json.dumps({"version": 3, "digest": "0" * 64}))
 
 

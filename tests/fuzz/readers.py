@@ -152,16 +152,22 @@ def read_stack(data: bytes) -> None:
 def read_model_file(data: bytes) -> None:
     from pipelines.mlflow_flavor import load_adapter_folder
 
-    put("model/adapter/adapter_config.json", good("adapter_config"))
-    put("model/adapter/adapter.safetensors", good("adapter_tensors"))
-    for name in ("requirements.txt", "python_env.yaml"):
-        put(f"model/{name}", b"")
-    load_adapter_folder(put("model/MLmodel", data).parent)
+    load_adapter_folder(put_model("model", data))
+
+
+def put_model(name: str, model_file: bytes) -> Path:
+    """Write a registered model's folder, and return it."""
+    put(f"{name}/adapter/adapter_config.json", good("adapter_config"))
+    put(f"{name}/adapter/adapter.safetensors", good("adapter_tensors"))
+    for other in ("requirements.txt", "python_env.yaml"):
+        put(f"{name}/{other}", b"")
+    return put(f"{name}/MLmodel", model_file).parent
 
 
 def read_champion(data: bytes) -> None:
     from pipelines.serving.champion import LocalCopy
 
+    put_model("served/m/v1", good("model_file"))
     LocalCopy(("m",), put("served/m/champion.json", data).parents[1]).find()
 
 
