@@ -25,6 +25,7 @@ from pipelines.cli import parse_command, run_command
 from pipelines.cluster import asking_for_room, check_resources, connected
 from pipelines.console import note, progress
 from pipelines.entry import FORGETTING, UTILITY
+from pipelines.holding import holding
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
 from pipelines.recording import record_request, register
@@ -66,6 +67,11 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
     Raises:
         GrunError: what went wrong.
     """
+    with holding(sweep_folder(recipe)):
+        return _sweep(recipe, space, prepared, tracker)
+
+
+def _sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) -> tuple[SweepOutcome, int]:
     folder = sweep_folder(recipe)
     claim_folder(folder, recipe, sections=_SECTIONS)
     cache = ensure_cache(recipe, prepared, space.variants(recipe), evaluates=True)
@@ -202,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for variant in space.variants(recipe):
         check_answers(variant, prepared.splits)
     check_calibration(recipe, prepared, min(space.thresholds))
-    with connected(recipe):
+    with holding(sweep_folder(recipe)), connected(recipe):
         check_resources(recipe)
         tracker = Tracker.open(recipe.tracking, recipe.output)
         prepare(recipe, prepared)

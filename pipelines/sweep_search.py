@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search.sample import Categorical
 
 from grun.config import Recipe
 from pipelines.entry import FORGETTING, UTILITY
@@ -31,7 +32,7 @@ def num_trials(recipe: Recipe, space: Space) -> int:
     return int(min(recipe.sweep.num_trials, space.size))
 
 
-class TrialSearch(Searcher):  # type: ignore[misc] - Ray's base has no types
+class TrialSearch(Searcher):
     """Gives Tune the trials of a sweep that have not ended: first those that were begun before, then new ones.
 
     Args:
@@ -45,7 +46,7 @@ class TrialSearch(Searcher):  # type: ignore[misc] - Ray's base has no types
         self.folder = folder
         self.begun = deque(record for record in read_trials(folder) if not record.done)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # noqa: ARG002 - Tune's own id, which is another one in each session
+    def suggest(self, trial_id: str) -> Any:  # noqa: ARG002 - Tune's own id, which is another one in each session
         """The next point, with the id of its trial; `Searcher.FINISHED` after the last."""
         record = self.begun.popleft() if self.begun else self._new()
         return Searcher.FINISHED if record is None else {**record.point, TRIAL_KEY: record.trial_id}
@@ -64,7 +65,7 @@ class TrialSearch(Searcher):  # type: ignore[misc] - Ray's base has no types
     def _point(self, number: int, before: Sequence[TrialRecord]) -> dict[str, Any]:
         dimensions, config = self.space.dimensions, self.recipe.sweep
         if num_trials(self.recipe, self.space) >= self.space.size:
-            points = product(*(domain.categories for domain in dimensions.values()))
+            points = product(*(cast(Categorical, domain).categories for domain in dimensions.values()))
             return dict(zip(dimensions, list(points)[number - 1], strict=True))
         if config.searcher == "random":
             generator = np.random.default_rng([config.seed, number])
@@ -96,9 +97,9 @@ def study_of(recipe: Recipe, space: Space, trials: Sequence[TrialRecord]) -> opt
     )
     distributions = OptunaSearch.convert_search_space(dict(space.dimensions))
     for record in trials:
-        ended = {"values": [record.result[FORGETTING], record.result[UTILITY]]} if record.done else {}
+        values = [record.result[FORGETTING], record.result[UTILITY]] if record.done else None
         state = optuna.trial.TrialState.COMPLETE if record.done else optuna.trial.TrialState.RUNNING
-        study.add_trial(optuna.create_trial(state=state, params=record.point, distributions=distributions, **ended))
+        study.add_trial(optuna.create_trial(state=state, params=record.point, distributions=distributions, values=values))
     return study
 
 
