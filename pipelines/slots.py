@@ -40,8 +40,14 @@ _CLOSE_SECONDS = 30.0
 
 _GROW_SECONDS = 5.0
 
-# what a sweep cannot lose stays on the head, beside its driver: any other node may go while it runs, and be replaced
-_ON_HEAD = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+
+def _on_head() -> dict[str, Any]:
+    """What a sweep cannot lose stays on the head, beside its driver: any other node may go while it runs, and be replaced.
+
+    It goes with its driver: what is not detached ends with the job, and so do the placement groups of its runs.
+    """
+    return {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+
 
 _MAX_EMPTY_STARTS = 3
 """Starts of a slot in a row that end before it takes a trial: then it is broken, and its trials fail with the reason."""
@@ -254,7 +260,7 @@ def open_slots(
         the name of the hub.
     """
     name = f"grun-hub-{uuid.uuid4().hex}"
-    hub = cast(Any, ray.remote(TrialHub)).options(name=name, max_concurrency=1000, **_ON_HEAD).remote(recipe.train.max_failures)
+    hub = cast(Any, ray.remote(TrialHub)).options(name=name, max_concurrency=1000, **_on_head()).remote(recipe.train.max_failures)
     config = {**worker_config(recipe, prepared, cache), "every_cut": True, "hub": name}
     slots = _Slots(config, recipe, folder / "slots")
     try:
@@ -282,7 +288,7 @@ class _Slots:
     def open(self, total: int) -> None:
         """Open slots until there are so many."""
         for slot in range(len(self.holders), total):
-            holder = cast(Any, ray.remote(_SlotHolder)).options(**_ON_HEAD).remote()
+            holder = cast(Any, ray.remote(_SlotHolder)).options(**_on_head()).remote()
             # the hub's name makes the runs of a continued sweep new ones: what a slot held is in the folders of its trials
             name = f"{self.config['hub']}-{slot}"
             self.held.append(holder.hold.remote({**self.config, "slot": slot}, self.recipe, name, self.storage))

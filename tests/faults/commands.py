@@ -47,6 +47,10 @@ class Started:
         """Those of its processes that live, itself included, whose command line has all the words."""
         return [process for process in psutil.process_iter() if self._is_mine(process) and _has(process, words)]
 
+    def interrupt(self) -> None:
+        """Ctrl-C, as a terminal sends it: to every process of the command's group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
     def survivors(self, seconds: float = 60) -> list[str]:
         """Command lines of what still lives so long after it has ended: orphans."""
         _gone, alive = psutil.wait_procs(self.processes(), timeout=seconds)
@@ -96,6 +100,7 @@ def running(verb: str, *options: str, injections: Iterable[Injection] = (), **va
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # a group of its own, as a shell gives to every command
         # of a test that was itself started in the background, which would ignore it
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no thread runs beside it
     )

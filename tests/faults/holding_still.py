@@ -8,25 +8,35 @@ from typing import Any
 from tests.faults.commands import Started
 from tests.faults.injection import Injection
 
-__all__ = ["FIFO", "at", "hold", "reached"]
+__all__ = ["FIFO", "at", "hold", "reached", "say_here"]
 
 FIFO = "FAULT_FIFO"
 """Variable that names the pipe by which a process says that it is there."""
 
 
-def hold(function: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG001 - what a `replace` is called with
+def hold(function: Any, *args: Any, **kwargs: Any) -> Any:
     """Say that this process is here, and stay."""
-    with open(os.environ[FIFO], "w") as pipe:  # opens once somebody reads
-        pipe.write("here")
+    say_here()
     threading.Event().wait()
 
 
-def at(where: str, folder: Path, *, nth: int = 1, name: str = "held") -> tuple[Injection, dict[str, str]]:
-    """The injection that holds the first process that comes there for the nth time, and the variable that it needs."""
+def at(where: str, folder: Path, *, nth: int = 1, name: str = "held", by: str | None = None) -> tuple[Injection, dict[str, str]]:
+    """The injection that holds the first process that comes there for the nth time, and the variable that it needs.
+
+    Args:
+        by: what takes the place of the function there, and calls `hold` in the end; None: `hold` itself.
+    """
     fifo = folder / f"{name}.pipe"
     os.mkfifo(fifo)
     return (
-        Injection(where, "replace", nth=nth, by="tests.faults.holding_still:hold", once=str(folder / f"{name}.reached")),
+        Injection(
+            where,
+            "replace",
+            nth=nth,
+            by=by or "tests.faults.holding_still:hold",
+            always=by is not None,
+            once=None if by else str(folder / f"{name}.reached"),
+        ),
         {FIFO: str(fifo)},
     )
 
@@ -44,5 +54,3 @@ def _release(started: Started, fifo: str) -> None:
     started.process.wait()
     with open(fifo, "w"):
         return
-
-
