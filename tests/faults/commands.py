@@ -51,6 +51,16 @@ class Started:
         """Ctrl-C, as a terminal sends it: to every process of the command's group."""
         os.killpg(self.process.pid, signal.SIGINT)
 
+    def interrupted_until_it_ends(self) -> Ended:
+        """Ctrl-C again and again, as somebody does who is not answered."""
+        for _ in range(_SECONDS):
+            self.interrupt()
+            try:  # two signals that arrive at once are one
+                return self.ended(seconds=1)
+            except subprocess.TimeoutExpired:
+                continue
+        raise AssertionError(f"it does not end: {''.join(self.said)}")
+
     def survivors(self, seconds: float = 60) -> list[str]:
         """Command lines of what still lives so long after it has ended: orphans."""
         _gone, alive = psutil.wait_procs(self.processes(), timeout=seconds)

@@ -20,6 +20,12 @@ def hold(function: Any, *args: Any, **kwargs: Any) -> Any:
     threading.Event().wait()
 
 
+def say_here() -> None:
+    """Tell the test that waits for it; returns once it has heard."""
+    with open(os.environ[FIFO], "w") as pipe:  # opens once somebody reads
+        pipe.write("here")
+
+
 def at(where: str, folder: Path, *, nth: int = 1, name: str = "held", by: str | None = None) -> tuple[Injection, dict[str, str]]:
     """The injection that holds the first process that comes there for the nth time, and the variable that it needs.
 

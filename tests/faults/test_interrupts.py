@@ -137,9 +137,7 @@ def test_the_second_stops_now_whatever_is_going_on(story: Story, tmp_path: Path)
     with running("train", *options(output), injections=[place], **variables) as started:
         reached(started, variables)
         assert started.processes("raylet")
-        started.interrupt()
-        started.interrupt()
-        ended = started.ended(seconds=60)
+        ended = started.interrupted_until_it_ends()
         assert ended.status == 130
         assert ended.err.endswith("stopped at once; the same command continues where this one stopped\n")
         assert "Traceback" not in ended.err
