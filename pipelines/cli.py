@@ -26,7 +26,7 @@ from pydantic_core import PydanticUndefined
 from grun.config import Config, Recipe, merge, read_recipe_file
 from grun.errors import ConfigError, GrunError, near_miss
 from grun.reading import MalformedError, parse_yaml
-from pipelines import console
+from pipelines import console, ending
 
 __all__ = ["RECIPES", "next_step", "parse_command", "run_command"]
 
@@ -399,27 +399,31 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     0 done, 1 a defect of ours, 2 a mistake that the user can mend, 130 interrupted (SIGINT or SIGTERM), 141 the reader of
     the output went away; a verb may add its own.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(_status_of(main))
-
-
-def _interrupt(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+    ending.install()
+    ending.leave(_status_of(main))
 
 
 def _status_of(main: Callable[[], int]) -> int:
     try:
         return main()
-    except GrunError as error:
-        console.error(str(error))
-        return 2
     except (KeyboardInterrupt, SystemExit) as stop:
         # once it runs, Ray has its own handler of SIGTERM in place of ours, which exits with the number of the signal
         if isinstance(stop, SystemExit) and stop.code != signal.SIGTERM:
             raise
-        console.note("interrupted; the same command continues where this one stopped")
-        return 130
+        return _interrupted()
+    except GrunError as error:
+        if ending.is_interrupted():
+            return _interrupted()
+        console.error(str(error))
+        return 2
     except Exception:  # noqa: BLE001 - the last resort of a process, which shows it in full
+        if ending.is_interrupted():  # it came of what was being closed
+            return _interrupted()
         console.defect(traceback.format_exc())
         console.error("this is a defect of the program, not of your input; please report it with the lines above")
         return 1
+
+
+def _interrupted() -> int:
+    console.note(ending.CONTINUES)
+    return ending.INTERRUPTED

@@ -11,6 +11,8 @@ from ray.autoscaler.sdk import request_resources
 
 from grun.config import Recipe
 from grun.errors import ClusterError
+from pipelines import ending
+from pipelines.head_watch import watching_head
 from pipelines.transfers import telling_of_transfers
 
 __all__ = ["asking_for_room", "check_resources", "connected", "worker_environment"]
@@ -77,9 +79,11 @@ def connected(recipe: Recipe) -> Iterator[None]:
     # Ray installs a handler of its own, which ends the process where ours lets the work end tidily
     signal.signal(signal.SIGTERM, handler)
     try:
-        with telling_of_transfers(recipe):
+        with watching_head(given), telling_of_transfers(recipe):
             yield
     finally:
+        if ending.is_interrupted():  # what ends now is not worth a word of Ray's
+            logging.getLogger("ray").setLevel(logging.CRITICAL)
         ray.shutdown()
 
 

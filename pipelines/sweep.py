@@ -5,16 +5,14 @@
 The same command continues an interrupted sweep: finished trials stay, running ones go on from their checkpoints.
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
-import optuna
 import ray
 from ray import tune
-from ray.tune.search.optuna import OptunaSearch
 
 from grun.adapters import read_card
 from grun.certificate import Certificate
@@ -27,17 +25,21 @@ from pipelines.cli import parse_command, run_command
 from pipelines.cluster import asking_for_room, check_resources, connected
 from pipelines.console import note, progress
 from pipelines.entry import FORGETTING, UTILITY
+from pipelines.holding import holding
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
 from pipelines.recording import record_request, register
 from pipelines.scoring import report_base
 from pipelines.slots import open_slots
 from pipelines.sweep_outcome import SweepOutcome, collect
+from pipelines.sweep_record import TrialRecord, read_trials
 from pipelines.sweep_report import publish, show
+from pipelines.sweep_scheduler import make_scheduler, rungs_of
+from pipelines.sweep_search import TrialSearch, num_trials
 from pipelines.sweep_tracking import following_trials
-from pipelines.sweep_trial import CooperativeASHA, TrialContext, TrialRecord, make_trial, read_trials, validating
+from pipelines.sweep_trial import TrialContext, make_trial, validating
 from pipelines.tracking import Tracker
-from pipelines.trainer import claim_folder, deciding_settings, total_steps
+from pipelines.trainer import claim_folder, deciding_settings, run_beside_signals, total_steps
 from tune_spaces import Space, apply_point, find_space
 
 __all__ = ["check_utility", "main", "sweep", "sweep_folder", "warm_slots"]
@@ -65,6 +67,11 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
     Raises:
         GrunError: what went wrong.
     """
+    with holding(sweep_folder(recipe)):
+        return _sweep(recipe, space, prepared, tracker)
+
+
+def _sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) -> tuple[SweepOutcome, int]:
     folder = sweep_folder(recipe)
     claim_folder(folder, recipe, sections=_SECTIONS)
     cache = ensure_cache(recipe, prepared, space.variants(recipe), evaluates=True)
@@ -73,6 +80,7 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
     if done:
         note(f"continuing: {done} of {count} trials are done")
     num_slots = warm_slots(recipe, space) if done < count else 0
+    rungs = rungs_of(recipe, count, total_steps(recipe, prepared))
     wanted = partial(_slots_by_now, recipe, folder, count) if recipe.sweep.max_concurrent else None
     with tracker.run(f"{recipe.name}-sweep", key=f"sweep/{recipe.name}/{folder}", tags={"kind": "sweep"}) as run_id:
         tracker.log_params(run_id, deciding_settings(recipe, sections=_SECTIONS))
@@ -83,9 +91,9 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
         ):
             if num_slots:
                 with asking_for_room(recipe), open_slots(recipe, prepared, cache, folder, num_slots, wanted=wanted) as hub:
-                    _tune(recipe, space, replace(context, hub=hub))
-            else:
-                _tune(recipe, space, context)
+                    _tune(recipe, space, replace(context, hub=hub, rungs=rungs), count - done)
+            elif done < count:
+                _tune(recipe, space, context, count - done)
         tracker.end_children(run_id)
         outcome = collect(recipe, folder, space.thresholds)
         chosen = outcome.chosen
@@ -122,11 +130,6 @@ def check_utility(recipe: Recipe, prepared: Prepared) -> None:
         )
 
 
-def num_trials(recipe: Recipe, space: Space) -> int:
-    """How many trials are trained: a space with fewer points than asked for is swept whole."""
-    return int(min(recipe.sweep.num_trials, space.size))
-
-
 def _announce(trial: TrialRecord, advance: Callable[[int], None]) -> None:
     """Say how a trial ended."""
     point = ", ".join(f"{path.rsplit('.', 1)[-1]} {value}" for path, value in trial.point.items())
@@ -136,67 +139,28 @@ def _announce(trial: TrialRecord, advance: Callable[[int], None]) -> None:
     advance(1)
 
 
-def _tune(recipe: Recipe, space: Space, context: TrialContext) -> None:
-    """Run Ray Tune to the end, from where an interrupted run of the same sweep left it.
-
-    Raises:
-        KeyboardInterrupt: it was interrupted before the last trial had ended.
-    """
+def _tune(recipe: Recipe, space: Space, context: TrialContext, left: int) -> None:
+    """Run the trials that are left, on Ray Tune. What it keeps itself is never read: how far a sweep is stands in its trials' folders."""
     path = context.folder / "tune"
-    trial = tune.with_resources(make_trial(context), _NO_CPU)
-    if tune.Tuner.can_restore(str(path)):
-        tuner = tune.Tuner.restore(str(path), trainable=trial, resume_unfinished=True, resume_errored=True)
-    else:
-        tuner = _new_tuner(recipe, space, context, trial)
-    results = tuner.fit()
-    # Tune takes an interruption for itself: it saves its state and returns as if all were done
-    if sum(record.done for record in read_trials(context.folder)) + results.num_errors < num_trials(recipe, space):
-        raise KeyboardInterrupt
-
-
-def _new_tuner(recipe: Recipe, space: Space, context: TrialContext, trial: Any) -> tune.Tuner:
-    config = recipe.sweep
-    count = num_trials(recipe, space)
-    whole = count >= space.size
-    searcher = None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if config.searcher == "optuna" and not whole:
-        searcher = OptunaSearch(
-            space=cast(Any, space.dimensions),
-            metric=[FORGETTING, UTILITY],
-            mode=["min", "max"],
-            study_name=recipe.name,
-            seed=config.seed,
-        )
-    scheduler = None
-    if config.scheduler == "asha" and count > 1:
-        scheduler = CooperativeASHA(
-            context.folder,
-            time_attr="step",
-            metric="probe/score",
-            mode="max",
-            grace_period=config.grace_reports * recipe.train.report_every,
-            reduction_factor=config.reduction_factor,
-            max_t=total_steps(recipe, context.prepared) + 1,
-        )
-    return tune.Tuner(
-        trial,
-        param_space=space.grid() if whole else ({} if searcher else dict(space.dimensions)),
+    shutil.rmtree(path, ignore_errors=True)
+    tuner = tune.Tuner(
+        tune.with_resources(make_trial(context), _NO_CPU),
         tune_config=tune.TuneConfig(
-            num_samples=1 if whole else count,
-            search_alg=searcher,
-            scheduler=scheduler,
-            max_concurrent_trials=config.max_concurrent or max(1, _groups(recipe)),
+            num_samples=left,
+            search_alg=TrialSearch(recipe, space, context.folder),
+            scheduler=make_scheduler(recipe, context.folder, num_trials(recipe, space), total_steps(recipe, context.prepared)),
+            max_concurrent_trials=recipe.sweep.max_concurrent or max(1, _groups(recipe)),
             trial_dirname_creator=lambda trial: trial.trial_id,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name="tune",
+            name=path.name,
             storage_path=str(context.folder),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=config.max_failures),
+            failure_config=tune.FailureConfig(max_failures=recipe.sweep.max_failures),
         ),
     )
+    run_beside_signals(tuner.fit)
 
 
 def warm_slots(recipe: Recipe, space: Space) -> int:
@@ -244,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for variant in space.variants(recipe):
         check_answers(variant, prepared.splits)
     check_calibration(recipe, prepared, min(space.thresholds))
-    with connected(recipe):
+    with holding(sweep_folder(recipe)), connected(recipe):
         check_resources(recipe)
         tracker = Tracker.open(recipe.tracking, recipe.output)
         prepare(recipe, prepared)

@@ -21,6 +21,7 @@ from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, progress, summary
 from pipelines.entry import OUTCOME_FILE
+from pipelines.holding import holding
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
 from pipelines.recording import following, record_request, register
@@ -66,6 +67,11 @@ def trained(
     Raises:
         GrunError: what went wrong.
     """
+    with holding(run_folder(recipe)):
+        yield from _trained(recipe, prepared, tracker, common)
+
+
+def _trained(recipe: Recipe, prepared: Prepared, tracker: Tracker, common: Prepared | None) -> Iterator[tuple[str, TrainOutcome]]:
     folder = run_folder(recipe)
     claim_folder(folder, recipe, sections=_SECTIONS)
     cache = ensure_cache(recipe, prepared, [recipe], common=common)
@@ -104,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepared = check(recipe)
     check_storage(recipe)
     check_calibration(recipe, prepared, recipe.adapter.gate_threshold)
-    with connected(recipe):
+    with holding(run_folder(recipe)), connected(recipe):
         check_resources(recipe)
         tracker = Tracker.open(recipe.tracking, recipe.output)
         prepare(recipe, prepared)

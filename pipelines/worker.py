@@ -32,6 +32,7 @@ from grun.training import (
     Callback,
     Checkpoints,
     Engine,
+    FitResult,
     MetricsSpool,
     Progress,
     StopTraining,
@@ -41,7 +42,8 @@ from grun.training import (
     fit,
 )
 from pipelines.deepspeed_engine import DeepSpeedEngine, resident_share
-from pipelines.entry import ERROR_FILE, OUTCOME_FILE, STOP_FILE
+from pipelines.entry import ERROR_FILE, OUTCOME_FILE, REPORTS_FILE, STOP_FILE
+from pipelines.journal import append_entry
 from pipelines.prepared import read_prepared
 from pipelines.probe import Probe
 from pipelines.shared_caches import at_hand
@@ -114,15 +116,19 @@ class Bench:
         spool = [MetricsSpool(run_folder / "metrics.jsonl")] if engine.rank == 0 else []
         callbacks: list[Callback] = [*spool, reporter]
         started = time.monotonic()
-        result = fit(
-            engine,
-            task.adapter,
-            task.objective,
-            task.sampler,
-            task.optimizer,
-            read_layer=task.read_layer,
-            start=start,
-            callbacks=callbacks,
+        result = (
+            FitResult(start, stopped_early=True)
+            if start and reporter.is_to_stop(start, task.optimizer.total_steps)
+            else fit(
+                engine,
+                task.adapter,
+                task.objective,
+                task.sampler,
+                task.optimizer,
+                read_layer=task.read_layer,
+                start=start,
+                callbacks=callbacks,
+            )
         )
         share = max(engine.gather(resident_share(engine.lm, count_parameters(self.base_folder))))
         where = engine.gather((socket.gethostname(), ray.get_runtime_context().get_node_id()))
@@ -205,9 +211,14 @@ class _Reporter:
             return
         metrics = {**progress.metrics, **self.probe(progress.adapter), "step": progress.step}
         if self.engine.rank == 0:
+            # the report first: whoever goes on from the checkpoint does not come to this step again
+            append_entry(self.run_folder / REPORTS_FILE, metrics)
             self.checkpoints.save(progress.adapter, progress.optimizer, step=progress.step, trajectory=self.task.trajectory)
         self.report(metrics)
-        # one worker looks, so that all of them stop in the same step
-        stop = self.engine.gather((self.run_folder / STOP_FILE).exists() if self.engine.rank == 0 else None)[0]
-        if stop and not progress.is_last:
+        if self.is_to_stop(progress.step, progress.total_steps):
             raise StopTraining
+
+    def is_to_stop(self, step: int, total_steps: int) -> bool:
+        """Whether the driver has asked for an end; one worker looks, so that all of them stop in the same step."""
+        asked = self.engine.gather((self.run_folder / STOP_FILE).exists() if self.engine.rank == 0 else None)[0]
+        return bool(asked) and step < total_steps

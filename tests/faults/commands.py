@@ -47,6 +47,20 @@ class Started:
         """Those of its processes that live, itself included, whose command line has all the words."""
         return [process for process in psutil.process_iter() if self._is_mine(process) and _has(process, words)]
 
+    def interrupt(self) -> None:
+        """Ctrl-C, as a terminal sends it: to every process of the command's group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def interrupted_until_it_ends(self) -> Ended:
+        """Ctrl-C again and again, as somebody does who is not answered."""
+        for _ in range(_SECONDS):
+            self.interrupt()
+            try:  # two signals that arrive at once are one
+                return self.ended(seconds=1)
+            except subprocess.TimeoutExpired:
+                continue
+        raise AssertionError(f"it does not end: {''.join(self.said)}")
+
     def survivors(self, seconds: float = 60) -> list[str]:
         """Command lines of what still lives so long after it has ended: orphans."""
         _gone, alive = psutil.wait_procs(self.processes(), timeout=seconds)
@@ -96,6 +110,7 @@ def running(verb: str, *options: str, injections: Iterable[Injection] = (), **va
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # a group of its own, as a shell gives to every command
         # of a test that was itself started in the background, which would ignore it
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no thread runs beside it
     )

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["VARIABLE", "Injection", "environment"]
+__all__ = ["CLOCK", "VARIABLE", "Injection", "environment"]
 
 VARIABLE = "FAULT_INJECTIONS"
+CLOCK = "FAULT_CLOCK"
+"""Variable: seconds by which the wall clock is wrong, in every process of a command; monotonic clocks stay."""
 
 _INJECT = Path(__file__).parent / "inject"
 _ROOT = Path(__file__).parents[2]

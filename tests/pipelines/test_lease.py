@@ -1,11 +1,7 @@
-"""The promotion lease against a real SQLite store: one holder, across threads and processes, whatever happens to it."""
+"""The promotion lease against a real SQLite store: one holder, whatever happens to it; of processes, see `tests/faults`."""
 
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from threading import Barrier
 
 import pytest
@@ -60,27 +56,6 @@ def test_the_lock_is_released_when_the_block_fails(store: Store, name: str) -> N
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             fail()
-
-
-def test_another_process_is_kept_out_until_the_lock_is_released(store: Store, name: str) -> None:
-    script = (
-        "import sys\n"
-        "from grun.errors import PromotionBusyError\n"
-        "from pipelines.lease import hold_lease\n"
-        "from pipelines.mlflow_store import Store\n"
-        "try:\n"
-        "    with hold_lease(Store(sys.argv[1]), sys.argv[2], 'bob', 60): print('entered')\n"
-        "except PromotionBusyError as error: print(error)\n"
-    )
-
-    def other_process() -> str:
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-        command = [sys.executable, "-c", script, store.uri, name]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-
-    with hold_lease(store, name, "alice", 600):
-        assert "'alice' holds its lock until" in other_process()
-    assert other_process() == "entered\n"
 
 
 def test_a_lock_that_a_dead_promoter_left_is_taken_over_by_one(store: Store, name: str) -> None:
@@ -168,18 +143,3 @@ def test_a_lock_that_cannot_be_released_does_not_undo_the_work(
     assert "could not be released" in caplog.text
     assert "the store is away" in caplog.text
     assert locks(store, name) == [f"lock.{name}"]
-
-
-def test_a_process_of_this_machine_that_was_killed_is_not_waited_for(store: Store, name: str) -> None:
-    code = (
-        "import os, signal, sys; from pipelines.lease import hold_lease; from pipelines.mlflow_store import Store; "
-        "from pipelines.owner import process_owner\n"
-        "held = hold_lease(Store(sys.argv[1]), sys.argv[2], process_owner(), 3600); held.__enter__()\n"
-        "os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    killed = subprocess.run([sys.executable, "-c", code, store.uri, name], cwd=Path(__file__).parents[2], check=False)
-    assert killed.returncode == -9
-    assert locks(store, name) == [f"lock.{name}"], "it is left behind"
-    with hold_lease(store, name, "bob", 60) as lease:
-        check_lease(store, lease)
-        assert lease.number == 2, "fenced above the one that was killed"
