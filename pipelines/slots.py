@@ -22,10 +22,11 @@ import ray
 
 from grun.config import Recipe
 from grun.errors import TrainingError
-from pipelines.entry import ERROR_FILE, OUTCOME_FILE, run_slot
+from pipelines.entry import run_slot
+from pipelines.last_word import forget_error
 from pipelines.polling import polling
 from pipelines.prepared import Prepared
-from pipelines.trainer import make_trainer, worker_config
+from pipelines.trainer import has_ended, make_trainer, worker_config
 
 __all__ = ["TrialHub", "open_slots", "train_on_slot"]
 
@@ -174,9 +175,9 @@ def train_on_slot(hub_name: str, trial_id: str, recipe: Recipe, folder: Path) ->
     Raises:
         TrainingError: it was given up.
     """
-    if (folder / OUTCOME_FILE).is_file():
+    if has_ended(folder):
         return
-    (folder / ERROR_FILE).unlink(missing_ok=True)
+    forget_error(folder)
     hub: Any = ray.get_actor(hub_name)
     ray.get(hub.submit.remote(trial_id, recipe.model_dump(mode="json"), str(folder)))
     while True:

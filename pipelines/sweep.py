@@ -19,8 +19,10 @@ from ray.tune.search.optuna import OptunaSearch
 from grun.adapters import read_card
 from grun.certificate import Certificate
 from grun.config import Recipe
-from grun.errors import ModelError
-from pipelines.caching import ensure_cache
+from grun.errors import DiskError, ModelError, TrainingError
+from grun.reading import reason_of
+from grun.writing import disk_error
+from pipelines.caching import check_unchanged, ensure_cache
 from pipelines.certifying import certified, check_calibration
 from pipelines.checks import check_answers, check_full_precision, check_storage
 from pipelines.cli import parse_command, run_command
@@ -29,13 +31,22 @@ from pipelines.console import note, progress
 from pipelines.entry import FORGETTING, UTILITY
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
-from pipelines.recording import record_request, register
+from pipelines.recording import record_flags, record_request, register
 from pipelines.scoring import report_base
 from pipelines.slots import open_slots
-from pipelines.sweep_outcome import SweepOutcome, collect
+from pipelines.sweep_outcome import SweepOutcome, collect, flags_of
 from pipelines.sweep_report import publish, show
 from pipelines.sweep_tracking import following_trials
-from pipelines.sweep_trial import CooperativeASHA, TrialContext, TrialRecord, make_trial, read_trials, validating
+from pipelines.sweep_trial import (
+    CooperativeASHA,
+    TrialContext,
+    TrialRecord,
+    make_trial,
+    mend_trials,
+    read_trials,
+    refused_by_disk,
+    validating,
+)
 from pipelines.tracking import Tracker
 from pipelines.trainer import claim_folder, deciding_settings, total_steps
 from tune_spaces import Space, apply_point, find_space
@@ -67,6 +78,8 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
     """
     folder = sweep_folder(recipe)
     claim_folder(folder, recipe, sections=_SECTIONS)
+    for said in mend_trials(folder):
+        note(said)
     cache = ensure_cache(recipe, prepared, space.variants(recipe), evaluates=True)
     context = TrialContext(recipe, prepared, folder, space.thresholds, cache)
     done, count = sum(record.done for record in read_trials(folder)), num_trials(recipe, space)
@@ -87,6 +100,7 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
             else:
                 _tune(recipe, space, context)
         tracker.end_children(run_id)
+        check_unchanged(recipe, cache, folder)
         outcome = collect(recipe, folder, space.thresholds)
         chosen = outcome.chosen
         trained = context.trial_folder(chosen.trial.trial_id) / "adapter"
@@ -98,9 +112,13 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
             threshold=chosen.threshold,
             cache=cache,
         )
-        outcome = _with_certificate(outcome, read_card(adapter).certificate)
+        card = read_card(adapter)
+        outcome = replace(
+            _with_certificate(outcome, card.certificate), flags=flags_of(folder, outcome, card.adapter.gate_threshold)
+        )
+        record_flags(tracker, run_id, outcome.flags)
         publish(tracker, run_id, recipe, space, outcome, folder)
-        version = register(tracker, recipe, run_id, adapter)
+        version = register(tracker, recipe, run_id, adapter, outcome.flags)
     return outcome, version
 
 
@@ -141,17 +159,44 @@ def _tune(recipe: Recipe, space: Space, context: TrialContext) -> None:
 
     Raises:
         KeyboardInterrupt: it was interrupted before the last trial had ended.
+        DiskError: a trial, or Tune's own state, found no room.
+        TrainingError: Tune's state is damaged.
     """
     path = context.folder / "tune"
     trial = tune.with_resources(make_trial(context), _NO_CPU)
-    if tune.Tuner.can_restore(str(path)):
-        tuner = tune.Tuner.restore(str(path), trainable=trial, resume_unfinished=True, resume_errored=True)
-    else:
-        tuner = _new_tuner(recipe, space, context, trial)
-    results = tuner.fit()
+    tuner = _restored(path, trial) if tune.Tuner.can_restore(str(path)) else _new_tuner(recipe, space, context, trial)
+    try:
+        results = tuner.fit()
+    except Exception as error:
+        if (told := refused_by_disk(context.folder) or _of_disk(error, path)) is not None:
+            raise told from error
+        raise
+    if (told := refused_by_disk(context.folder)) is not None:
+        raise told
     # Tune takes an interruption for itself: it saves its state and returns as if all were done
     if sum(record.done for record in read_trials(context.folder)) + results.num_errors < num_trials(recipe, space):
         raise KeyboardInterrupt
+
+
+def _restored(path: Path, trial: Any) -> tune.Tuner:
+    """The tuner of an interrupted sweep."""
+    try:
+        return tune.Tuner.restore(str(path), trainable=trial, resume_unfinished=True, resume_errored=True)
+    except Exception as error:  # noqa: BLE001 - of damaged JSON and pickles, whatever Python makes of them
+        raise TrainingError(
+            f"Ray Tune's state of a sweep must be as it was written, got {str(path)!r}: {type(error).__name__}: {reason_of(error)}; restore that "
+            "folder from a backup, or choose another `name` for the sweep: adapters and reports of its trials are where they were"
+        ) from None
+
+
+def _of_disk(error: BaseException, path: Path) -> DiskError | None:
+    """What a disk refused to Tune itself, be it behind errors of Tune's own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if (told := disk_error(cause, path)) is not None:
+            return told
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _new_tuner(recipe: Recipe, space: Space, context: TrialContext, trial: Any) -> tune.Tuner:

@@ -15,6 +15,7 @@ from grun.evaluation.scores import read_rows
 from pipelines.certifying import certificate_row, promise
 from pipelines.cli import next_step
 from pipelines.console import summary
+from pipelines.recording import flag_rows
 from pipelines.scoring import threshold_key
 from pipelines.sweep_outcome import SweepOutcome, SweepPoint
 from pipelines.tracking import Tracker
@@ -137,6 +138,7 @@ def show(recipe: Recipe, outcome: SweepOutcome, version: int, folder: Path, *, b
     chosen = outcome.chosen
     stopped = sum(trial.stopped_early for trial in outcome.trials)
     failed = sum(trial.failure is not None for trial in outcome.trials)
+    flagged = "; ".join(f"{trial.trial_id}: {', '.join(trial.flags)}" for trial in outcome.trials if trial.flags)
     share = max((trial.resident_share for trial in outcome.trials if trial.done), default=1.0)
     point = {path: str(value) for path, value in chosen.trial.point.items()}
     rows: Sequence[tuple[str, str]] = [
@@ -152,6 +154,8 @@ def show(recipe: Recipe, outcome: SweepOutcome, version: int, folder: Path, *, b
         ("forget ROUGE-L", f"{chosen.forgetting:.4f} on validation prompts in unseen words"),
         ("utility ratio", f"{chosen.utility:.4f} of the base's"),
         ("gate AUROC", f"{chosen.report.value('gate/auroc'):.4f}"),
+        *([("flagged trials", flagged)] if flagged else []),
+        *flag_rows(outcome.flags).items(),
         *certificate_row(chosen.report.certificate).items(),
         ("base", base),
         ("registered", f"{recipe.registered_model} version {version}, alias candidate"),

@@ -6,7 +6,8 @@ trial would leave the placement group of its workers behind wherever Ray's dashb
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,17 +19,34 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from grun.config import Config, Recipe
-from grun.errors import GrunError
+from grun.errors import DiskError, GrunError, TrainingError
+from grun.reading import read_text, reason_of
+from grun.writing import disk_error, seal, unseal, write_text
 from pipelines.adapter_scoring import score_adapter
 from pipelines.entry import FORGETTING, STOP_FILE, UTILITY, ReportToTune, with_objectives
+from pipelines.last_word import forget_error, give_room_back, read_error, write_error
 from pipelines.prepared import Prepared
 from pipelines.slots import train_on_slot
 from pipelines.trainer import TrainOutcome, read_outcome, train_on_ray
 from tune_spaces import apply_point
 
-__all__ = ["CooperativeASHA", "TrialContext", "TrialRecord", "make_trial", "read_trials", "sweep_score", "validating"]
+__all__ = [
+    "CooperativeASHA",
+    "TrialContext",
+    "TrialRecord",
+    "make_trial",
+    "mend_trials",
+    "read_trials",
+    "refused_by_disk",
+    "sweep_score",
+    "validating",
+]
 
-_TRIAL_FILE = "trial.json"
+_TRIAL_FILE, _COPY = "trial.json", ".trial.json.copy"
+"""Nobody could compute a trial's record once more, so there are two."""
+
+_MAX_RECORD = 2**20
+"""Bytes."""
 
 _WORST = {FORGETTING: 1.0, UTILITY: 0.0, "probe/score": -1.0}
 
@@ -58,14 +76,33 @@ class TrialRecord(Config):
     """Names of the hosts that its workers ended on, by rank."""
     thresholds: tuple[float, ...] = ()
     """Gate thresholds that it was scored at: those of the space, raised where calibration asks for it."""
+    flags: dict[str, str] = Field(default_factory=dict)
+    """What is wrong with its adapter although it ran to the end; of its gates at the trial's best threshold."""
     result: dict[str, float] = Field(default_factory=dict)
     """The objectives at the trial's best threshold."""
 
     def write(self, folder: Path) -> None:
-        """Write the record, whole or not at all."""
-        partial = folder / f".{_TRIAL_FILE}.partial"
-        partial.write_text(self.model_dump_json(indent=2), encoding="utf-8")
-        partial.replace(folder / _TRIAL_FILE)
+        """Write the record and a copy of it, each whole or not at all; the record itself last."""
+        for name in (_COPY, _TRIAL_FILE):
+            write_text(folder / name, seal(self.model_dump(mode="json")))
+
+    @classmethod
+    def read(cls, folder: Path) -> "TrialRecord":
+        """Read the record of a trial's folder, or its copy where it is damaged.
+
+        Raises:
+            TrainingError: both are.
+        """
+        reasons = []
+        for name in (_TRIAL_FILE, _COPY):
+            try:
+                return cls.model_validate(unseal(read_text(folder / name, limit=_MAX_RECORD)))
+            except (OSError, ValueError) as error:
+                reasons.append(f"{name}: {reason_of(error)}")
+        raise TrainingError(
+            f"the record of a trial must be as it was written, or its copy, got {str(folder)!r} with neither ({'; '.join(reasons)}); restore one "
+            "of them from a backup, or choose another `name` for the sweep: the trial's adapter and reports are where they were"
+        )
 
 
 def validating(recipe: Recipe) -> Recipe:
@@ -80,9 +117,31 @@ def sweep_score(recipe: Recipe, forgetting: float, utility: float) -> float:
 
 def read_trials(folder: Path) -> list[TrialRecord]:
     """Read the records of a sweep's trials, in the order in which they started."""
-    files = (folder / "trials").glob(f"*/{_TRIAL_FILE}")
-    records = [TrialRecord.model_validate_json(file.read_text(encoding="utf-8")) for file in files]
+    records = [TrialRecord.read(trial) for trial in _trials(folder)]
     return sorted(records, key=lambda record: record.started)
+
+
+def mend_trials(folder: Path) -> list[str]:
+    """Write the records of a sweep's trials anew from their copies where they are damaged; returns what there is to say of it.
+
+    Raises:
+        TrainingError: a copy is damaged too.
+    """
+    said = []
+    for trial in _trials(folder):
+        try:
+            unseal(read_text(trial / _TRIAL_FILE, limit=_MAX_RECORD))
+        except (OSError, ValueError) as error:
+            TrialRecord.read(trial).write(trial)
+            said.append(
+                f"{str(trial / _TRIAL_FILE)!r} was not as it was written ({reason_of(error)}); it is restored from its copy"
+            )
+    return said
+
+
+def _trials(folder: Path) -> set[Path]:
+    """Folders of the trials that have begun."""
+    return {file.parent for name in (_TRIAL_FILE, _COPY) for file in (folder / "trials").glob(f"*/{name}")}
 
 
 @dataclass(frozen=True)
@@ -131,23 +190,50 @@ def make_trial(context: TrialContext) -> Callable[[Mapping[str, Any]], None]:
     def trial(point: Mapping[str, Any]) -> None:
         trial_id = tune.get_context().get_trial_id()
         folder = context.trial_folder(trial_id)
-        folder.mkdir(parents=True, exist_ok=True)
+        with _keeping_disk_errors(folder):
+            forget_error(folder)
+            run(folder, trial_id, point)
+
+    def run(folder: Path, trial_id: str, point: Mapping[str, Any]) -> None:
         record = _begin(folder, trial_id, point)
         try:
             recipe = apply_point(context.recipe, point)
             outcome = _train(context, recipe, trial_id, folder)
-            best, thresholds = _score(context, recipe, outcome, folder)
+            best, at, thresholds = _score(context, recipe, outcome, folder)
             ended: dict[str, Any] = {
                 name: getattr(outcome, name) for name in ("steps", "total_steps", "stopped_early", "resident_share", "hosts")
-            } | {"thresholds": thresholds}
+            } | {"thresholds": thresholds, "flags": outcome.flags_at(at)}
+        except DiskError:
+            raise
         except GrunError as error:
             # a point that cannot be trained is a result of the search and not the end of it
             best, ended = _WORST, {"failure": f"{type(error).__name__}: {error}"}
         record = record.model_copy(update={**ended, "done": True, "result": best})
         record.write(folder)
+        give_room_back(folder)
         tune.report({**best, "step": record.total_steps + 1, "scored": True})
 
     return trial
+
+
+@contextmanager
+def _keeping_disk_errors(folder: Path) -> Iterator[None]:
+    """Write down what a disk refused; it says nothing of the point, so the trial is not done, and runs again when the sweep goes on."""
+    try:
+        yield
+    except Exception as error:
+        cause = getattr(error, "cause", error)  # of a task
+        told = cause if isinstance(cause, DiskError) else disk_error(cause)
+        if told is not None:
+            with suppress(OSError, DiskError):
+                write_error(folder, told)
+        raise
+
+
+def refused_by_disk(folder: Path) -> DiskError | None:
+    """What a disk refused to one of a sweep's trials."""
+    found = (read_error(trial) for trial in sorted(_trials(folder)))
+    return next((error for error in found if isinstance(error, DiskError)), None)
 
 
 def _train(context: TrialContext, recipe: Recipe, trial_id: str, folder: Path) -> TrainOutcome:
@@ -169,8 +255,8 @@ def _begin(folder: Path, trial_id: str, point: Mapping[str, Any]) -> TrialRecord
 
 def _score(
     context: TrialContext, recipe: Recipe, outcome: TrainOutcome, folder: Path
-) -> tuple[dict[str, float], tuple[float, ...]]:
-    """Score the adapter at every threshold on validation rows, in a task beside the workers; return the best point and them."""
+) -> tuple[dict[str, float], float | None, tuple[float, ...]]:
+    """Score the adapter at every threshold on validation rows, in a task beside the workers; return the best point, where, and them."""
     evaluation = recipe.evaluation
     beside_slots = context.hub is not None and not evaluation.use_gpu
     task = cast(Any, ray.remote(score_adapter)).options(
@@ -194,10 +280,10 @@ def _score(
             calibrates=True,
         )
     )
-    points = [(r.value("forget_unseen/rouge_l_recall"), r.value("model_utility_ratio")) for r in reports.values()]
-    forgetting, utility = max(points, key=lambda point: sweep_score(recipe, *point))
+    points = [(r.value("forget_unseen/rouge_l_recall"), r.value("model_utility_ratio"), r) for r in reports.values()]
+    forgetting, utility, report = max(points, key=lambda point: sweep_score(recipe, *point[:2]))
     best = {FORGETTING: forgetting, UTILITY: utility, "probe/score": utility - forgetting}
-    return best, tuple(report.gate_threshold for report in reports.values())
+    return best, report.gate_threshold, tuple(report.gate_threshold for report in reports.values())
 
 
 def _near(outcome: TrainOutcome) -> NodeAffinitySchedulingStrategy | str:

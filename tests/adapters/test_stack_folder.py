@@ -26,7 +26,7 @@ from grun.adapters import (
 )
 from grun.certificate import Certificate
 from grun.config import AdapterConfig, LinearGateConfig, MaxGateConfig, PromptConfig, ScaledConfig, SumConfig
-from grun.errors import AdapterError
+from grun.errors import AdapterError, DiskError
 from grun.evaluation.calibration import certify
 from grun.interventions import build_adapter
 from grun.lm import BaseInfo, FrozenLM, IntervenedLM
@@ -285,7 +285,7 @@ def test_a_failed_save_leaves_nothing_and_spares_the_older_stack(
 
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "copyfile", disk_full)
-        with pytest.raises(AdapterError, match=r"must be writable.*No space left on device"):
+        with pytest.raises(DiskError, match=r"which has no room left \(No space left on device"):
             save_stack(members[:2], SumConfig(), stack)
 
     def damaged(source: Path, target: Path) -> object:
