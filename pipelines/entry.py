@@ -13,6 +13,7 @@ __all__ = [
     "ERROR_FILE",
     "FORGETTING",
     "OUTCOME_FILE",
+    "REPORTS_FILE",
     "STOP_FILE",
     "UTILITY",
     "ReportToTune",
@@ -21,8 +22,8 @@ __all__ = [
     "with_objectives",
 ]
 
-STOP_FILE, OUTCOME_FILE, ERROR_FILE = "STOP", "outcome.json", "error.json"
-"""In a run's folder: asks its workers to finish; how it ended; what was wrong."""
+STOP_FILE, OUTCOME_FILE, ERROR_FILE, REPORTS_FILE = "STOP", "outcome.json", "error.json", "reports.jsonl"
+"""In a run's folder: asks its workers to finish; how it ended; what was wrong; every report that they have made."""
 
 FORGETTING, UTILITY = "sweep/forgetting", "sweep/utility"
 """The two objectives: what is still leaked (lower is better), what is kept (higher is better)."""

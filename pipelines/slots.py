@@ -12,7 +12,7 @@ A cluster that grows gets more slots.
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,8 @@ import ray
 
 from grun.config import Recipe
 from grun.errors import TrainingError
-from pipelines.entry import run_slot
+from pipelines.entry import REPORTS_FILE, run_slot
+from pipelines.journal import read_entries
 from pipelines.last_word import forget_error
 from pipelines.polling import polling
 from pipelines.prepared import Prepared
@@ -32,6 +33,9 @@ __all__ = ["TrialHub", "open_slots", "train_on_slot"]
 
 _HUB_POLL_SECONDS = 5.0
 """How long a question to the hub waits for news; then it is asked again, so that nobody waits for ever on a dead peer."""
+
+_VERDICT_SECONDS = 60.0
+"""How long workers wait at a rung for what becomes of their trial; Tune may have lost it for good."""
 
 _CLOSE_SECONDS = 30.0
 
@@ -51,9 +55,16 @@ class SlotTrial:
     trial_id: str
     recipe: dict[str, Any]
     folder: str
+    rungs: tuple[int, ...] = ()
+    """Steps at which workers wait for the verdict on their report."""
     crashes: int = 0
     events: deque[dict[str, Any]] = field(default_factory=deque)
     """Reports that Tune has not fetched yet."""
+    step: int = 0
+    """Of the last report."""
+    num_reports: int = 0
+    num_fetched: int = 0
+    num_judged: int = 0
     is_done: bool = False
     failure: str | None = None
     """Why it was given up, where no worker could say so itself."""
@@ -72,13 +83,15 @@ class TrialHub:
         self.refusal: str | None = None
         self.news = asyncio.Condition()
 
-    async def submit(self, trial_id: str, recipe: dict[str, Any], folder: str) -> None:
+    async def submit(self, trial_id: str, recipe: dict[str, Any], folder: str, rungs: tuple[int, ...] = ()) -> None:
         """Put a trial in line; one that Tune runs again after a failure starts anew here."""
         async with self.news:
             if trial_id in self.on_slot.values():  # Tune lost its process, the slot did not: leave it to it
-                self.trials[trial_id].events.clear()
+                trial = self.trials[trial_id]
+                trial.events.clear()  # whoever submits it reads them in its folder
+                trial.num_fetched = trial.num_reports
                 return
-            self.trials[trial_id] = SlotTrial(trial_id, recipe, folder)
+            self.trials[trial_id] = SlotTrial(trial_id, recipe, folder, rungs)
             if self.refusal is not None:
                 self._give_up(self.trials[trial_id], self.refusal)
             elif trial_id not in self.waiting:
@@ -134,10 +147,19 @@ class TrialHub:
             return {"trial_id": trial.trial_id, "recipe": trial.recipe, "folder": trial.folder}
 
     async def report(self, trial_id: str, metrics: dict[str, Any]) -> None:
-        """A report of a trial's workers."""
+        """A report of a trial's workers. At a rung they wait here until it was judged, so that a trial ends where it is told to."""
         async with self.news:
-            self.trials[trial_id].events.append(metrics)
+            trial = self.trials[trial_id]
+            trial.events.append(metrics)
+            trial.num_reports += 1
+            number, before, trial.step = trial.num_reports, trial.step, metrics["step"]
             self.news.notify_all()
+            if not any(before < rung <= trial.step for rung in trial.rungs):
+                return
+            now = asyncio.get_running_loop().time
+            until = now() + _VERDICT_SECONDS
+            while trial.num_judged < number and now() < until and not self.is_closed:
+                await self._wait()
 
     async def done(self, slot: int, trial_id: str) -> None:
         """A trial has ended; how, stands in its folder."""
@@ -150,10 +172,14 @@ class TrialHub:
         """What is new of a trial: its reports, whether it has ended, and why it was given up."""
         async with self.news:
             trial = self.trials[trial_id]
+            if trial.num_judged < trial.num_fetched:  # who asks for more has passed on what came before
+                trial.num_judged = trial.num_fetched
+                self.news.notify_all()
             if not trial.events and not trial.is_done:
                 await self._wait()
             events = list(trial.events)
             trial.events.clear()
+            trial.num_fetched = trial.num_reports
             return events, trial.is_done, trial.failure
 
     async def close(self) -> None:
@@ -169,20 +195,39 @@ class TrialHub:
             return
 
 
-def train_on_slot(hub_name: str, trial_id: str, recipe: Recipe, folder: Path) -> Iterator[dict[str, Any]]:
-    """Give a trial to the slots and yield its reports until it has ended; how it ended then stands in its folder.
+def train_on_slot(
+    hub_name: str, trial_id: str, recipe: Recipe, folder: Path, *, rungs: tuple[int, ...] = ()
+) -> Iterator[dict[str, Any]]:
+    """Give a trial to the slots and yield its reports until it has ended, each once; how it ended then stands in its folder.
+
+    Those of an earlier attempt come first: whoever made it may have died before it passed them on.
+
+    Args:
+        rungs: steps at which its workers wait until their report was taken, and the next one asked for.
 
     Raises:
         TrainingError: it was given up.
     """
+    step = 0
+
+    def unseen(reports: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        nonlocal step
+        for report in reports:
+            if report["step"] > step:
+                step = report["step"]
+                yield report
+
+    yield from unseen(read_entries(folder / REPORTS_FILE))
     if has_ended(folder):
         return
     forget_error(folder)
     hub: Any = ray.get_actor(hub_name)
-    ray.get(hub.submit.remote(trial_id, recipe.model_dump(mode="json"), str(folder)))
+    ray.get(hub.submit.remote(trial_id, recipe.model_dump(mode="json"), str(folder), rungs))
+    # a slot that goes on with it may have reported since; from here on the hub has them
+    yield from unseen(read_entries(folder / REPORTS_FILE))
     while True:
         events, is_done, failure = ray.get(hub.events.remote(trial_id))
-        yield from events
+        yield from unseen(events)
         if failure is not None:
             raise TrainingError(f"{failure}; the last checkpoint is kept, and the same command continues from it")
         if is_done:

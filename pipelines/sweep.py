@@ -5,22 +5,19 @@
 The same command continues an interrupted sweep: finished trials stay, running ones go on from their checkpoints.
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
-import optuna
 import ray
 from ray import tune
-from ray.tune.search.optuna import OptunaSearch
 
 from grun.adapters import read_card
 from grun.certificate import Certificate
 from grun.config import Recipe
-from grun.errors import DiskError, ModelError, TrainingError
-from grun.reading import reason_of
+from grun.errors import DiskError, ModelError
 from grun.writing import disk_error
 from pipelines.caching import check_unchanged, ensure_cache
 from pipelines.certifying import certified, check_calibration
@@ -35,20 +32,14 @@ from pipelines.recording import record_flags, record_request, register
 from pipelines.scoring import report_base
 from pipelines.slots import open_slots
 from pipelines.sweep_outcome import SweepOutcome, collect, flags_of
+from pipelines.sweep_record import TrialRecord, mend_trials, read_trials, refused_by_disk
 from pipelines.sweep_report import publish, show
+from pipelines.sweep_scheduler import make_scheduler, rungs_of
+from pipelines.sweep_search import TrialSearch, num_trials
 from pipelines.sweep_tracking import following_trials
-from pipelines.sweep_trial import (
-    CooperativeASHA,
-    TrialContext,
-    TrialRecord,
-    make_trial,
-    mend_trials,
-    read_trials,
-    refused_by_disk,
-    validating,
-)
+from pipelines.sweep_trial import TrialContext, make_trial, validating
 from pipelines.tracking import Tracker
-from pipelines.trainer import claim_folder, deciding_settings, total_steps
+from pipelines.trainer import claim_folder, deciding_settings, run_beside_signals, total_steps
 from tune_spaces import Space, apply_point, find_space
 
 __all__ = ["check_utility", "main", "sweep", "sweep_folder", "warm_slots"]
@@ -86,6 +77,7 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
     if done:
         note(f"continuing: {done} of {count} trials are done")
     num_slots = warm_slots(recipe, space) if done < count else 0
+    rungs = rungs_of(recipe, count, total_steps(recipe, prepared))
     wanted = partial(_slots_by_now, recipe, folder, count) if recipe.sweep.max_concurrent else None
     with tracker.run(f"{recipe.name}-sweep", key=f"sweep/{recipe.name}/{folder}", tags={"kind": "sweep"}) as run_id:
         tracker.log_params(run_id, deciding_settings(recipe, sections=_SECTIONS))
@@ -96,9 +88,9 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
         ):
             if num_slots:
                 with asking_for_room(recipe), open_slots(recipe, prepared, cache, folder, num_slots, wanted=wanted) as hub:
-                    _tune(recipe, space, replace(context, hub=hub))
-            else:
-                _tune(recipe, space, context)
+                    _tune(recipe, space, replace(context, hub=hub, rungs=rungs), count - done)
+            elif done < count:
+                _tune(recipe, space, context, count - done)
         tracker.end_children(run_id)
         check_unchanged(recipe, cache, folder)
         outcome = collect(recipe, folder, space.thresholds)
@@ -140,11 +132,6 @@ def check_utility(recipe: Recipe, prepared: Prepared) -> None:
         )
 
 
-def num_trials(recipe: Recipe, space: Space) -> int:
-    """How many trials are trained: a space with fewer points than asked for is swept whole."""
-    return int(min(recipe.sweep.num_trials, space.size))
-
-
 def _announce(trial: TrialRecord, advance: Callable[[int], None]) -> None:
     """Say how a trial ended."""
     point = ", ".join(f"{path.rsplit('.', 1)[-1]} {value}" for path, value in trial.point.items())
@@ -154,39 +141,39 @@ def _announce(trial: TrialRecord, advance: Callable[[int], None]) -> None:
     advance(1)
 
 
-def _tune(recipe: Recipe, space: Space, context: TrialContext) -> None:
-    """Run Ray Tune to the end, from where an interrupted run of the same sweep left it.
+def _tune(recipe: Recipe, space: Space, context: TrialContext, left: int) -> None:
+    """Run the trials that are left, on Ray Tune. What it keeps itself is never read: how far a sweep is stands in its trials' folders.
 
     Raises:
-        KeyboardInterrupt: it was interrupted before the last trial had ended.
-        DiskError: a trial, or Tune's own state, found no room.
-        TrainingError: Tune's state is damaged.
+        DiskError: a trial, or Tune itself, found no room.
     """
     path = context.folder / "tune"
-    trial = tune.with_resources(make_trial(context), _NO_CPU)
-    tuner = _restored(path, trial) if tune.Tuner.can_restore(str(path)) else _new_tuner(recipe, space, context, trial)
+    shutil.rmtree(path, ignore_errors=True)
+    tuner = tune.Tuner(
+        tune.with_resources(make_trial(context), _NO_CPU),
+        tune_config=tune.TuneConfig(
+            num_samples=left,
+            search_alg=TrialSearch(recipe, space, context.folder),
+            scheduler=make_scheduler(recipe, context.folder, num_trials(recipe, space), total_steps(recipe, context.prepared)),
+            max_concurrent_trials=recipe.sweep.max_concurrent or max(1, _groups(recipe)),
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=path.name,
+            storage_path=str(context.folder),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=recipe.sweep.max_failures),
+        ),
+    )
     try:
-        results = tuner.fit()
+        run_beside_signals(tuner.fit)
     except Exception as error:
         if (told := refused_by_disk(context.folder) or _of_disk(error, path)) is not None:
             raise told from error
         raise
     if (told := refused_by_disk(context.folder)) is not None:
         raise told
-    # Tune takes an interruption for itself: it saves its state and returns as if all were done
-    if sum(record.done for record in read_trials(context.folder)) + results.num_errors < num_trials(recipe, space):
-        raise KeyboardInterrupt
-
-
-def _restored(path: Path, trial: Any) -> tune.Tuner:
-    """The tuner of an interrupted sweep."""
-    try:
-        return tune.Tuner.restore(str(path), trainable=trial, resume_unfinished=True, resume_errored=True)
-    except Exception as error:  # noqa: BLE001 - of damaged JSON and pickles, whatever Python makes of them
-        raise TrainingError(
-            f"Ray Tune's state of a sweep must be as it was written, got {str(path)!r}: {type(error).__name__}: {reason_of(error)}; restore that "
-            "folder from a backup, or choose another `name` for the sweep: adapters and reports of its trials are where they were"
-        ) from None
 
 
 def _of_disk(error: BaseException, path: Path) -> DiskError | None:
@@ -197,51 +184,6 @@ def _of_disk(error: BaseException, path: Path) -> DiskError | None:
             return told
         cause = cause.__cause__ or cause.__context__
     return None
-
-
-def _new_tuner(recipe: Recipe, space: Space, context: TrialContext, trial: Any) -> tune.Tuner:
-    config = recipe.sweep
-    count = num_trials(recipe, space)
-    whole = count >= space.size
-    searcher = None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if config.searcher == "optuna" and not whole:
-        searcher = OptunaSearch(
-            space=cast(Any, space.dimensions),
-            metric=[FORGETTING, UTILITY],
-            mode=["min", "max"],
-            study_name=recipe.name,
-            seed=config.seed,
-        )
-    scheduler = None
-    if config.scheduler == "asha" and count > 1:
-        scheduler = CooperativeASHA(
-            context.folder,
-            time_attr="step",
-            metric="probe/score",
-            mode="max",
-            grace_period=config.grace_reports * recipe.train.report_every,
-            reduction_factor=config.reduction_factor,
-            max_t=total_steps(recipe, context.prepared) + 1,
-        )
-    return tune.Tuner(
-        trial,
-        param_space=space.grid() if whole else ({} if searcher else dict(space.dimensions)),
-        tune_config=tune.TuneConfig(
-            num_samples=1 if whole else count,
-            search_alg=searcher,
-            scheduler=scheduler,
-            max_concurrent_trials=config.max_concurrent or max(1, _groups(recipe)),
-            trial_dirname_creator=lambda trial: trial.trial_id,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(context.folder),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=config.max_failures),
-        ),
-    )
 
 
 def warm_slots(recipe: Recipe, space: Space) -> int:

@@ -9,7 +9,8 @@ from grun.errors import TrainingError
 from grun.evaluation.report import EvalReport
 from pipelines.calibrating import keeps_promise
 from pipelines.scoring import threshold_key
-from pipelines.sweep_trial import TrialRecord, read_trials, sweep_score
+from pipelines.sweep_record import TrialRecord, read_trials
+from pipelines.sweep_trial import sweep_score
 from pipelines.trainer import read_outcome
 
 __all__ = ["SweepOutcome", "SweepPoint", "collect", "flags_of", "pareto_front"]

@@ -12,7 +12,8 @@ from pathlib import Path
 from grun.errors import TrackingError
 from pipelines.console import note
 from pipelines.polling import polling
-from pipelines.sweep_trial import TrialContext, TrialRecord, read_trials
+from pipelines.sweep_record import TrialRecord, read_trials
+from pipelines.sweep_trial import TrialContext
 from pipelines.tracking import Tracker
 
 __all__ = ["following_trials"]

@@ -1,9 +1,4 @@
-"""One trial of a sweep: a point of the space -> a Ray Train run -> its reports at every gate threshold.
-
-A trial that ASHA gives up is asked to finish through a `STOP` file in its folder: its workers end in the next report,
-its resources return to the cluster like those of any finished run, and its adapter is kept. (Letting Tune kill the
-trial would leave the placement group of its workers behind wherever Ray's dashboard does not run.)
-"""
+"""One trial of a sweep: a point of the space -> a Ray Train run -> its reports at every gate threshold."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,96 +8,26 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
-from pydantic import Field
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from grun.config import Config, Recipe
-from grun.errors import DiskError, GrunError, TrainingError
-from grun.reading import read_text, reason_of
-from grun.writing import disk_error, seal, unseal, write_text
+from grun.config import Recipe
+from grun.errors import DiskError, GrunError
+from grun.writing import disk_error
 from pipelines.adapter_scoring import score_adapter
-from pipelines.entry import FORGETTING, STOP_FILE, UTILITY, ReportToTune, with_objectives
-from pipelines.last_word import forget_error, give_room_back, read_error, write_error
+from pipelines.entry import FORGETTING, REPORTS_FILE, UTILITY, ReportToTune, with_objectives
+from pipelines.journal import read_entries
+from pipelines.last_word import forget_error, give_room_back, write_error
 from pipelines.prepared import Prepared
 from pipelines.slots import train_on_slot
+from pipelines.sweep_record import TrialRecord, read_trials
+from pipelines.sweep_search import TRIAL_KEY
 from pipelines.trainer import TrainOutcome, read_outcome, train_on_ray
 from tune_spaces import apply_point
 
-__all__ = [
-    "CooperativeASHA",
-    "TrialContext",
-    "TrialRecord",
-    "make_trial",
-    "mend_trials",
-    "read_trials",
-    "refused_by_disk",
-    "sweep_score",
-    "validating",
-]
-
-_TRIAL_FILE, _COPY = "trial.json", ".trial.json.copy"
-"""Nobody could compute a trial's record once more, so there are two."""
-
-_MAX_RECORD = 2**20
-"""Bytes."""
+__all__ = ["TrialContext", "make_trial", "sweep_score", "validating"]
 
 _WORST = {FORGETTING: 1.0, UTILITY: 0.0, "probe/score": -1.0}
-
-
-class TrialRecord(Config):
-    """What a trial leaves in its folder as `trial.json`."""
-
-    trial_id: str
-    """Tune's id of the trial."""
-    started: float
-    """When it started first, in seconds since the epoch."""
-    point: dict[str, Any]
-    """The point of the space, by dotted path."""
-    done: bool = False
-    """Whether it has ended, well or badly."""
-    failure: str | None = None
-    """What was wrong with the point, where it could not be trained."""
-    steps: int = 0
-    """Optimizer steps that were done."""
-    total_steps: int = 0
-    """Optimizer steps of a full run."""
-    stopped_early: bool = False
-    """Whether ASHA ended it."""
-    resident_share: float = 1.0
-    """Largest share of the base's parameters that a worker held between steps."""
-    hosts: tuple[str, ...] = ()
-    """Names of the hosts that its workers ended on, by rank."""
-    thresholds: tuple[float, ...] = ()
-    """Gate thresholds that it was scored at: those of the space, raised where calibration asks for it."""
-    flags: dict[str, str] = Field(default_factory=dict)
-    """What is wrong with its adapter although it ran to the end; of its gates at the trial's best threshold."""
-    result: dict[str, float] = Field(default_factory=dict)
-    """The objectives at the trial's best threshold."""
-
-    def write(self, folder: Path) -> None:
-        """Write the record and a copy of it, each whole or not at all; the record itself last."""
-        for name in (_COPY, _TRIAL_FILE):
-            write_text(folder / name, seal(self.model_dump(mode="json")))
-
-    @classmethod
-    def read(cls, folder: Path) -> "TrialRecord":
-        """Read the record of a trial's folder, or its copy where it is damaged.
-
-        Raises:
-            TrainingError: both are.
-        """
-        reasons = []
-        for name in (_TRIAL_FILE, _COPY):
-            try:
-                return cls.model_validate(unseal(read_text(folder / name, limit=_MAX_RECORD)))
-            except (OSError, ValueError) as error:
-                reasons.append(f"{name}: {reason_of(error)}")
-        raise TrainingError(
-            f"the record of a trial must be as it was written, or its copy, got {str(folder)!r} with neither ({'; '.join(reasons)}); restore one "
-            "of them from a backup, or choose another `name` for the sweep: the trial's adapter and reports are where they were"
-        )
 
 
 def validating(recipe: Recipe) -> Recipe:
@@ -113,35 +38,6 @@ def validating(recipe: Recipe) -> Recipe:
 def sweep_score(recipe: Recipe, forgetting: float, utility: float) -> float:
     """What a sweep chooses by. More utility than the base's is chance and not worth anything."""
     return recipe.sweep.utility_weight * min(utility, 1.0) - forgetting
-
-
-def read_trials(folder: Path) -> list[TrialRecord]:
-    """Read the records of a sweep's trials, in the order in which they started."""
-    records = [TrialRecord.read(trial) for trial in _trials(folder)]
-    return sorted(records, key=lambda record: record.started)
-
-
-def mend_trials(folder: Path) -> list[str]:
-    """Write the records of a sweep's trials anew from their copies where they are damaged; returns what there is to say of it.
-
-    Raises:
-        TrainingError: a copy is damaged too.
-    """
-    said = []
-    for trial in _trials(folder):
-        try:
-            unseal(read_text(trial / _TRIAL_FILE, limit=_MAX_RECORD))
-        except (OSError, ValueError) as error:
-            TrialRecord.read(trial).write(trial)
-            said.append(
-                f"{str(trial / _TRIAL_FILE)!r} was not as it was written ({reason_of(error)}); it is restored from its copy"
-            )
-    return said
-
-
-def _trials(folder: Path) -> set[Path]:
-    """Folders of the trials that have begun."""
-    return {file.parent for name in (_TRIAL_FILE, _COPY) for file in (folder / "trials").glob(f"*/{name}")}
 
 
 @dataclass(frozen=True)
@@ -157,63 +53,57 @@ class TrialContext:
     """Prefix cache of every placement that the space may try."""
     hub: str | None = None
     """Name of the hub of the warm slots; None where every trial starts workers of its own."""
+    rungs: tuple[int, ...] = ()
+    """Steps at which a trial on a slot waits for the verdict on its report."""
 
     def trial_folder(self, trial_id: str) -> Path:
         """Folder of a trial."""
         return self.folder / "trials" / trial_id
 
 
-class CooperativeASHA(ASHAScheduler):
-    """ASHA whose decision to stop is a request to the trial."""
-
-    def __init__(self, folder: Path, **options: Any) -> None:
-        super().__init__(**options)
-        self._folder = folder
-        self._asked: set[str] = set()
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Judge a report; the trial goes on until it has seen the request."""
-        if trial.trial_id in self._asked or result.get("scored"):
-            return str(TrialScheduler.CONTINUE)
-        decision = super().on_trial_result(tune_controller, trial, result)
-        if decision == TrialScheduler.STOP:
-            self._asked.add(trial.trial_id)
-            stop = self._folder / "trials" / trial.trial_id / STOP_FILE
-            stop.parent.mkdir(parents=True, exist_ok=True)
-            stop.touch()
-        return str(TrialScheduler.CONTINUE)
-
-
 def make_trial(context: TrialContext) -> Callable[[Mapping[str, Any]], None]:
     """Return the function that Tune runs for each trial."""
 
-    def trial(point: Mapping[str, Any]) -> None:
-        trial_id = tune.get_context().get_trial_id()
-        folder = context.trial_folder(trial_id)
-        with _keeping_disk_errors(folder):
-            forget_error(folder)
-            run(folder, trial_id, point)
-
-    def run(folder: Path, trial_id: str, point: Mapping[str, Any]) -> None:
-        record = _begin(folder, trial_id, point)
-        try:
-            recipe = apply_point(context.recipe, point)
-            outcome = _train(context, recipe, trial_id, folder)
-            best, at, thresholds = _score(context, recipe, outcome, folder)
-            ended: dict[str, Any] = {
-                name: getattr(outcome, name) for name in ("steps", "total_steps", "stopped_early", "resident_share", "hosts")
-            } | {"thresholds": thresholds, "flags": outcome.flags_at(at)}
-        except DiskError:
-            raise
-        except GrunError as error:
-            # a point that cannot be trained is a result of the search and not the end of it
-            best, ended = _WORST, {"failure": f"{type(error).__name__}: {error}"}
-        record = record.model_copy(update={**ended, "done": True, "result": best})
-        record.write(folder)
-        give_room_back(folder)
-        tune.report({**best, "step": record.total_steps + 1, "scored": True})
+    def trial(config: Mapping[str, Any]) -> None:
+        record = _begin(context, config[TRIAL_KEY])
+        if not record.done:
+            folder = context.trial_folder(record.trial_id)
+            with _keeping_disk_errors(folder):
+                forget_error(folder)
+                record = _run(context, record)
+            give_room_back(folder)
+        tune.report({**record.result, "step": record.total_steps + 1, "scored": True})
 
     return trial
+
+
+def _begin(context: TrialContext, trial_id: str) -> TrialRecord:
+    """The record of a trial that starts, or that goes on after an interruption."""
+    record = next(record for record in read_trials(context.folder) if record.trial_id == trial_id)
+    if not record.started:
+        record = record.model_copy(update={"started": time.time()})
+        record.write(context.trial_folder(trial_id))
+    return record
+
+
+def _run(context: TrialContext, record: TrialRecord) -> TrialRecord:
+    """Train and score the point, and write down how it ended."""
+    folder = context.trial_folder(record.trial_id)
+    try:
+        recipe = apply_point(context.recipe, record.point)
+        outcome = _train(context, recipe, record.trial_id, folder)
+        best, at, thresholds = _score(context, recipe, outcome, folder)
+        ended: dict[str, Any] = {
+            name: getattr(outcome, name) for name in ("steps", "total_steps", "stopped_early", "resident_share", "hosts")
+        } | {"thresholds": thresholds, "flags": outcome.flags_at(at)}
+    except DiskError:
+        raise
+    except GrunError as error:
+        # a point that cannot be trained is a result of the search and not the end of it
+        best, ended = _WORST, {"failure": f"{type(error).__name__}: {error}"}
+    record = record.model_copy(update={**ended, "done": True, "result": best})
+    record.write(folder)
+    return record
 
 
 @contextmanager
@@ -230,27 +120,15 @@ def _keeping_disk_errors(folder: Path) -> Iterator[None]:
         raise
 
 
-def refused_by_disk(folder: Path) -> DiskError | None:
-    """What a disk refused to one of a sweep's trials."""
-    found = (read_error(trial) for trial in sorted(_trials(folder)))
-    return next((error for error in found if isinstance(error, DiskError)), None)
-
-
 def _train(context: TrialContext, recipe: Recipe, trial_id: str, folder: Path) -> TrainOutcome:
     if context.hub is None:
+        for metrics in read_entries(folder / REPORTS_FILE):  # those that Tune has seen change nothing
+            tune.report(with_objectives(metrics))
         callbacks = [cast(Any, ReportToTune)()]
         return train_on_ray(recipe, context.prepared, folder, name=trial_id, cache=context.cache, callbacks=callbacks)
-    for metrics in train_on_slot(context.hub, trial_id, recipe, folder):
+    for metrics in train_on_slot(context.hub, trial_id, recipe, folder, rungs=context.rungs):
         tune.report(with_objectives(metrics))
     return read_outcome(folder)
-
-
-def _begin(folder: Path, trial_id: str, point: Mapping[str, Any]) -> TrialRecord:
-    """The record of a trial that starts, or that goes on after an interruption."""
-    before = next((record for record in read_trials(folder.parents[1]) if record.trial_id == trial_id), None)
-    record = before or TrialRecord(trial_id=trial_id, started=time.time(), point=dict(point))
-    record.write(folder)
-    return record
 
 
 def _score(

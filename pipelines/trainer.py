@@ -30,6 +30,7 @@ __all__ = [
     "make_trainer",
     "read_claim",
     "read_outcome",
+    "run_beside_signals",
     "total_steps",
     "train_on_ray",
     "worker_config",
@@ -257,7 +258,7 @@ def _fit(recipe: Recipe, prepared: Prepared, folder: Path, name: str, cache: Pat
         run_worker, config, recipe, name=name, storage=folder / "ray", max_failures=failures, callbacks=callbacks
     )
     try:
-        _run_beside_signals(trainer.fit)
+        run_beside_signals(trainer.fit)
     except ray.train.TrainingFailedError as error:
         if (found := read_error(folder)) is not None:
             raise found from error
@@ -267,10 +268,10 @@ def _fit(recipe: Recipe, prepared: Prepared, folder: Path, name: str, cache: Pat
         ) from error
 
 
-def _run_beside_signals(function: Callable[[], object]) -> None:
-    """Call a function in a thread of its own where this is the main one: Ray Train takes SIGINT for itself in the main thread.
+def run_beside_signals(function: Callable[[], object]) -> None:
+    """Call a function in a thread of its own where this is the main one: Ray Train and Tune take SIGINT for themselves in the main thread.
 
-    Its handler would end the process in its own way, with neither a word nor a status that says interrupted.
+    Their handlers would end the process, or the work, in their own way, with neither a word nor a status that says interrupted.
     """
     if threading.current_thread() is not threading.main_thread():
         function()

@@ -32,6 +32,7 @@ from grun.training import (
     Callback,
     Checkpoints,
     Engine,
+    FitResult,
     Found,
     MetricsSpool,
     Progress,
@@ -48,7 +49,8 @@ from grun.training import (
 )
 from grun.writing import disk_error, seal, write_text
 from pipelines.deepspeed_engine import DeepSpeedEngine, resident_share
-from pipelines.entry import OUTCOME_FILE, STOP_FILE
+from pipelines.entry import OUTCOME_FILE, REPORTS_FILE, STOP_FILE
+from pipelines.journal import append_entry
 from pipelines.last_word import write_error
 from pipelines.prepared import read_prepared
 from pipelines.probe import Probe
@@ -143,15 +145,19 @@ class Bench:
         reporter = _Reporter(engine, task, probe, checkpoints, spool, recipe.train.report_every, run_folder, report)
         callbacks: list[Callback] = [*([spool] if engine.rank == 0 else []), reporter]
         started = time.monotonic()
-        result = fit(
-            engine,
-            task.adapter,
-            task.objective,
-            task.sampler,
-            task.optimizer,
-            read_layer=task.read_layer,
-            start=found.step,
-            callbacks=callbacks,
+        result = (
+            FitResult(found.step, stopped_early=True)
+            if found.step and reporter.is_to_stop(found.step, task.optimizer.total_steps)
+            else fit(
+                engine,
+                task.adapter,
+                task.objective,
+                task.sampler,
+                task.optimizer,
+                read_layer=task.read_layer,
+                start=found.step,
+                callbacks=callbacks,
+            )
         )
         share = max(engine.gather(resident_share(engine.lm, count_parameters(self.base_folder))))
         where = engine.gather((socket.gethostname(), ray.get_runtime_context().get_node_id()))
@@ -254,13 +260,18 @@ class _Reporter:
         if progress.step % self.every and not progress.is_last:
             return
         metrics = {**progress.metrics, **self.probe(progress.adapter), "step": progress.step}
-        _by_rank_0(self.engine, lambda: self._save(progress))
+        _by_rank_0(self.engine, lambda: self._save(progress, metrics))
         self.report(metrics)
-        # one worker looks, so that all of them stop in the same step
-        stop = _by_rank_0(self.engine, (self.run_folder / STOP_FILE).exists)
-        if stop and not progress.is_last:
+        if self.is_to_stop(progress.step, progress.total_steps):
             raise StopTraining
 
-    def _save(self, progress: Progress) -> None:
+    def _save(self, progress: Progress, metrics: Mapping[str, Any]) -> None:
         self.spool.flush()  # a checkpoint says that all before it is known
+        # the report first: whoever goes on from the checkpoint does not come to this step again
+        append_entry(self.run_folder / REPORTS_FILE, metrics)
         self.checkpoints.save(progress.adapter, progress.optimizer, step=progress.step, trajectory=self.task.trajectory)
+
+    def is_to_stop(self, step: int, total_steps: int) -> bool:
+        """Whether the driver has asked for an end; one worker looks, so that all of them stop in the same step."""
+        asked = _by_rank_0(self.engine, (self.run_folder / STOP_FILE).exists)
+        return asked and step < total_steps

@@ -23,7 +23,7 @@ from pipelines.console import note
 from pipelines.prepare import prepare
 from pipelines.prepared import Prepared, plan
 from pipelines.sweep import sweep, sweep_folder
-from pipelines.sweep_trial import read_trials
+from pipelines.sweep_record import read_trials
 from pipelines.tracking import Tracker
 from tune_spaces import find_space
 

@@ -20,8 +20,8 @@ from grun.reading import visible
 from pipelines import console
 from pipelines.cli import _status_of
 from pipelines.sweep_outcome import SweepOutcome, SweepPoint
+from pipelines.sweep_record import TrialRecord
 from pipelines.sweep_report import _render
-from pipelines.sweep_trial import TrialRecord
 from tests.evaluation.example_report import digest, example_report
 from tune_spaces import Space
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,9 @@ from grun.evaluation.report import Direction, EvalReport, Metric
 from pipelines.entry import STOP_FILE
 from pipelines.scoring import threshold_key
 from pipelines.sweep_outcome import SweepPoint, collect, pareto_front
-from pipelines.sweep_trial import CooperativeASHA, TrialRecord, read_trials
+from pipelines.sweep_record import TrialRecord, read_trials
+from pipelines.sweep_scheduler import CooperativeASHA
+from pipelines.sweep_search import TRIAL_KEY
 
 DIRECTIONS: dict[str, Direction] = {
     "forget_unseen/rouge_l_recall": "lower",
@@ -24,7 +26,7 @@ DIRECTIONS: dict[str, Direction] = {
     "gate/false_open_rate": "lower",
     "gate/auroc": "higher",
 }
-TRIAL = TrialRecord(trial_id="t", started=0.0, point={})
+TRIAL = TrialRecord(trial_id="t", point={})
 
 
 def make_report(forgetting: float, utility: float, false_open: float = 0.0, auroc: float = 1.0) -> EvalReport:
@@ -46,13 +48,13 @@ class Sweep:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.started = 0
+        self.count = 0
 
     def add(self, trial_id: str, reports: dict[float, EvalReport], **fields: Any) -> None:
-        self.started += 1
+        self.count += 1
         folder = self.folder / "trials" / trial_id
         folder.mkdir(parents=True)
-        record = TrialRecord(trial_id=trial_id, started=float(self.started), point={"adapter.rank": 4}, done=True, steps=20)
+        record = TrialRecord(trial_id=trial_id, number=self.count, point={"adapter.rank": 4}, done=True, steps=20)
         record.model_copy(update=fields).write(folder)
         for threshold, report in reports.items():
             place = folder / "evaluation" / threshold_key(threshold)
@@ -200,9 +202,9 @@ class TestWhichTrialsCount:
         with pytest.raises(TrainingError, match=r"got 0 trial\(s\)"):
             collect(Recipe(), tmp_path, (0.5,))
 
-    def test_trials_are_read_in_the_order_in_which_they_started(self, folder: Sweep) -> None:
+    def test_trials_are_read_in_the_order_of_their_numbers_whatever_the_clock_said(self, folder: Sweep) -> None:
         for trial_id in ("z", "a", "m"):
-            folder.add(trial_id, {})
+            folder.add(trial_id, {}, started=float(ord(trial_id)))
         assert [record.trial_id for record in read_trials(folder.folder)] == ["z", "a", "m"]
 
 
@@ -211,16 +213,15 @@ class TestCooperativeASHA:
 
     @pytest.fixture
     def asha(self, tmp_path: Path) -> CooperativeASHA:
-        asha = CooperativeASHA(
-            tmp_path, time_attr="step", metric="probe/score", mode="max", grace_period=2, reduction_factor=2, max_t=100
-        )
-        for trial_id in ("good", "bad"):
-            asha.on_trial_add(cast(Any, None), cast(Any, SimpleNamespace(trial_id=trial_id)))
-        return asha
+        return self.make(tmp_path)
+
+    @staticmethod
+    def make(folder: Path) -> CooperativeASHA:
+        return CooperativeASHA(folder, grace_period=2, reduction_factor=2, max_t=100)
 
     @staticmethod
     def report(asha: CooperativeASHA, trial_id: str, step: int, score: float, **more: Any) -> str:
-        trial = SimpleNamespace(trial_id=trial_id)
+        trial = SimpleNamespace(config={TRIAL_KEY: trial_id})
         return asha.on_trial_result(None, trial, {"step": step, "probe/score": score, **more})
 
     @staticmethod
@@ -250,4 +251,31 @@ class TestCooperativeASHA:
         self.report(asha, "good", 2, 0.9)
         # beyond `max_t` ASHA would stop whatever the score
         assert self.report(asha, "bad", 101, 0.1, scored=True) == TrialScheduler.CONTINUE
+        assert self.stop_files(tmp_path) == []
+
+    def test_its_rungs_outlive_it(self, asha: CooperativeASHA, tmp_path: Path) -> None:
+        self.report(asha, "good", 2, 0.9)
+        self.report(asha, "good", 3, 0.95)
+        again = self.make(tmp_path)
+        self.report(again, "good", 2, 0.0)  # which the trial hands in again
+        self.report(again, "bad", 2, 0.1)
+        assert self.stop_files(tmp_path) == ["bad"]
+
+    def test_a_request_that_was_decided_is_made_by_whoever_comes_next(self, asha: CooperativeASHA, tmp_path: Path) -> None:
+        self.report(asha, "good", 2, 0.9)
+        self.report(asha, "bad", 2, 0.1)
+        (tmp_path / "trials/bad" / STOP_FILE).unlink()
+        with (tmp_path / "rungs.jsonl").open("a") as journal:
+            journal.write('{"trial": "go')  # killed here
+        again = self.make(tmp_path)
+        assert self.stop_files(tmp_path) == ["bad"]
+        self.report(again, "other", 2, 0.1)
+        assert sorted(self.stop_files(tmp_path)) == ["bad", "other"]
+        self.make(tmp_path)
+        assert len((tmp_path / "rungs.jsonl").read_text().splitlines()) == 4
+
+    def test_the_final_score_is_on_no_rung(self, asha: CooperativeASHA, tmp_path: Path) -> None:
+        self.report(asha, "good", 2, 0.5)
+        asha.on_trial_complete(None, SimpleNamespace(trial_id="x"), {"step": 101, "probe/score": 5.0, "scored": True})
+        self.report(asha, "other", 4, 0.9)
         assert self.stop_files(tmp_path) == []

@@ -149,3 +149,47 @@ def test_a_trial_that_tune_runs_again_keeps_its_place_on_a_slot_that_lives() -> 
         assert await hub.events("a") == ([{"step": 5}], False, None)
 
     run(story())
+
+
+def test_at_a_rung_workers_wait_until_their_report_was_judged() -> None:
+    async def story() -> None:
+        hub = TrialHub(max_crashes=1)
+        await hub.submit("a", {}, "folder/a", (4,))
+        await take(hub, 0)
+        await hub.report("a", {"step": 2})
+        waiting = asyncio.create_task(hub.report("a", {"step": 5}))
+        await asyncio.sleep(0)
+        assert await hub.events("a") == ([{"step": 2}, {"step": 5}], False, None)
+        assert not waiting.done()
+        await hub.events("a")  # who asks for the next has seen to the last
+        await waiting
+        await hub.report("a", {"step": 8})
+
+    run(story())
+
+
+def test_a_report_that_tune_lost_is_judged_once_its_trial_has_read_it_again() -> None:
+    async def story() -> None:
+        hub = TrialHub(max_crashes=1)
+        await hub.submit("a", {}, "folder/a", (4,))
+        await take(hub, 0)
+        waiting = asyncio.create_task(hub.report("a", {"step": 4}))
+        await asyncio.sleep(0)
+        await hub.submit("a", {}, "folder/a", (4,))
+        assert not waiting.done()
+        assert await hub.events("a") == ([], False, None)
+        await waiting
+
+    run(story())
+
+
+def test_nobody_waits_for_a_verdict_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "_VERDICT_SECONDS", 0.0)
+
+    async def story() -> None:
+        hub = TrialHub(max_crashes=1)
+        await hub.submit("a", {}, "folder/a", (4,))
+        await take(hub, 0)
+        await hub.report("a", {"step": 4})
+
+    run(story())

@@ -1,0 +1,107 @@
+"""Which point a trial of a sweep tries: a function of the sweep's seed, the trial's number and the trials before it.
+
+Nothing is remembered from one suggestion to the next but what stands in the folders of the trials. So a sweep that was killed,
+wherever that was, goes on with the points that it would have tried. A suggestion is in its trial's folder before Tune hears of it.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from grun.config import Recipe
+from pipelines.entry import FORGETTING, UTILITY
+from pipelines.sweep_record import TrialRecord, read_trials
+from tune_spaces import Space
+
+__all__ = ["TRIAL_KEY", "TrialSearch", "num_trials", "study_of"]
+
+TRIAL_KEY = "trial"
+"""Key of the trial's id beside its point."""
+
+
+def num_trials(recipe: Recipe, space: Space) -> int:
+    """How many trials are trained: a space with fewer points than asked for is swept whole."""
+    return int(min(recipe.sweep.num_trials, space.size))
+
+
+class TrialSearch(Searcher):  # type: ignore[misc] - Ray's base has no types
+    """Gives Tune the trials of a sweep that have not ended: first those that were begun before, then new ones.
+
+    Args:
+        folder: of the sweep.
+    """
+
+    def __init__(self, recipe: Recipe, space: Space, folder: Path) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.space = space
+        self.folder = folder
+        self.begun = deque(record for record in read_trials(folder) if not record.done)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # noqa: ARG002 - Tune's own id, which is another one in each session
+        """The next point, with the id of its trial; `Searcher.FINISHED` after the last."""
+        record = self.begun.popleft() if self.begun else self._new()
+        return Searcher.FINISHED if record is None else {**record.point, TRIAL_KEY: record.trial_id}
+
+    def _new(self) -> TrialRecord | None:
+        before = read_trials(self.folder)
+        number = len(before) + 1
+        if number > num_trials(self.recipe, self.space):
+            return None
+        record = TrialRecord(trial_id=f"{number:05d}", number=number, point=self._point(number, before))
+        folder = self.folder / "trials" / record.trial_id
+        folder.mkdir(parents=True, exist_ok=True)
+        record.write(folder)
+        return record
+
+    def _point(self, number: int, before: Sequence[TrialRecord]) -> dict[str, Any]:
+        dimensions, config = self.space.dimensions, self.recipe.sweep
+        if num_trials(self.recipe, self.space) >= self.space.size:
+            points = product(*(domain.categories for domain in dimensions.values()))
+            return dict(zip(dimensions, list(points)[number - 1], strict=True))
+        if config.searcher == "random":
+            generator = np.random.default_rng([config.seed, number])
+            return {path: _plain(domain.sample(random_state=generator)) for path, domain in dimensions.items()}
+        study = study_of(self.recipe, self.space, before)
+        return dict(study.ask(OptunaSearch.convert_search_space(dict(dimensions))).params)
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        """How a trial ended stands in its folder."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """What Tune keeps of a sweep is never read."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never asked for."""
+        raise NotImplementedError(checkpoint_path)
+
+
+def study_of(recipe: Recipe, space: Space, trials: Sequence[TrialRecord]) -> optuna.Study:
+    """Optuna's study of the trials so far, under their numbers (from 0), ready to be asked for the next one."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    seed = np.random.SeedSequence([recipe.sweep.seed, len(trials) + 1]).generate_state(1)[0]
+    study = optuna.create_study(
+        study_name=recipe.name,
+        directions=["minimize", "maximize"],
+        # a seed for each trial: the state of a sampler would have to be kept, and to be the same after every loss
+        sampler=optuna.samplers.TPESampler(seed=int(seed)),
+    )
+    distributions = OptunaSearch.convert_search_space(dict(space.dimensions))
+    for record in trials:
+        ended = {"values": [record.result[FORGETTING], record.result[UTILITY]]} if record.done else {}
+        state = optuna.trial.TrialState.COMPLETE if record.done else optuna.trial.TrialState.RUNNING
+        study.add_trial(optuna.create_trial(state=state, params=record.point, distributions=distributions, **ended))
+    return study
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's as one of Python's, which JSON knows."""
+    return value.item() if isinstance(value, np.generic) else value
