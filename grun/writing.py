@@ -218,7 +218,8 @@ def add_line(path: Path, line: str) -> None:
 
 def seal(values: Mapping[str, Any]) -> str:
     """An object as JSON, with the digest of all the rest in its last place."""
-    return json.dumps({**values, _SEAL: _digest(values)}, indent=2)
+    plain = json.loads(json.dumps(values))  # as it will be read
+    return json.dumps({**plain, _SEAL: _digest(plain)}, indent=2)
 
 
 def unseal(text: str | bytes) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, Sca
 
 from grun.config import Recipe
 from grun.errors import ConfigError, TrainingError
-from grun.reading import MalformedError, read_text, reason_of
+from grun.reading import MalformedError, read_text, reason_of, shown
 from grun.training.health import GateValues, gate_flags
 from grun.writing import seal, telling, unseal, write_text
 from pipelines.console import note
@@ -137,7 +137,10 @@ def read_claim(folder: Path) -> dict[str, Any]:
     """
     claim = folder / CLAIM_FILE
     try:
-        return unseal(read_text(claim, limit=_MAX_FILE))
+        values = unseal(read_text(claim, limit=_MAX_FILE))
+        if unknown := values.keys() - Recipe.model_fields.keys():
+            raise MalformedError(f"{shown(sorted(unknown))}, which no recipe has")
+        return values
     except (OSError, MalformedError) as error:
         raise ConfigError(
             f"the settings of a run must be as they were written, got {str(claim)!r}: {reason_of(error)}; if this is the recipe that the run "

@@ -23,8 +23,8 @@ from grun.config import AdapterConfig, Config, PromptConfig
 from grun.errors import AdapterError, ConfigError
 from grun.interventions import Adapter, build_adapter
 from grun.lm import BaseInfo, FrozenLM
-from grun.reading import MalformedError, check_tensor_file, cut, digest_file, parse_json, read_text, reason_of, shown
-from grun.writing import partial_folder
+from grun.reading import MalformedError, check_tensor_file, cut, digest_file, read_text, reason_of, shown
+from grun.writing import partial_folder, seal, unseal
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -106,7 +106,7 @@ def _write(folder: Path, card: AdapterCard, tensors: bytes) -> Path:
     try:
         with partial_folder(folder) as partial:
             (partial / ADAPTER_TENSORS).write_bytes(tensors)
-            (partial / ADAPTER_CONFIG).write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            (partial / ADAPTER_CONFIG).write_text(seal(whole.model_dump(mode="json")) + "\n", encoding="utf-8")
             put_folder(partial, folder, kind="an adapter", names=(ADAPTER_CONFIG, ADAPTER_TENSORS))
     except OSError as error:
         raise AdapterError(
@@ -145,7 +145,7 @@ def read_card(folder: Path) -> AdapterCard:
 
 def _read_config(folder: Path) -> AdapterCard:
     try:
-        return AdapterCard.model_validate(parse_json(read_text(folder / ADAPTER_CONFIG, limit=_MAX_CONFIG, owned=True)))
+        return AdapterCard.model_validate(unseal(read_text(folder / ADAPTER_CONFIG, limit=_MAX_CONFIG, owned=True)))
     except (OSError, ValueError) as error:  # ValueError: of the file, of JSON, of the schema
         detail = (
             "; ".join(f"{shown(e['loc'])}: {cut(e['msg'])}" for e in error.errors()[:_MAX_FINDINGS])
