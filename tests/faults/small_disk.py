@@ -25,7 +25,7 @@ def fill(folder: Path) -> None:
     with (folder / _BALLAST).open("wb", buffering=0) as file:
         for size in (2**16, 2**12):
             try:
-                while file.write(b"\\1" * size) == size:
+                while file.write(b"\1" * size) == size:
                     continue
             except OSError:
                 continue
