@@ -186,6 +186,7 @@ def test_a_damaged_byte_is_noticed(tmp_path: Path, lm: FrozenLM, adapter: Adapte
 
 def edit_card(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     values = json.loads((folder / CONFIG).read_text())
+    values.pop("sha256")  # whoever means it does not leave the seal broken
     change(values)
     (folder / CONFIG).write_text(json.dumps(values))
 
