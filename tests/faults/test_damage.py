@@ -111,7 +111,7 @@ def checkpoints(tmp_path: Path, tiny_lm: FrozenLM) -> tuple[Checkpoints, dict[st
     "damage",
     "a checkpoint is truncated, or has a flipped bit",
     where="train and every trial, when they go on",
-    sees="`checkpoint step00000004 in '...' was damaged and is deleted; training goes on from the one before, step 2`; also a flag of the run",
+    sees="`checkpoint step00000004 in '...' was damaged and is deleted; training goes on from the one before, step 2` (of a trial: as a flag of it)",
     lost="nothing but time: the same adapter, bit for bit; with both damaged, training begins anew",
     broken=Injection("grun.training.checkpoint:_check", "skip", always=True),
 )
