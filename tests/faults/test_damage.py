@@ -24,7 +24,7 @@ from grun.lm.cache_build import finish, write_shard
 from grun.lm.prefix_cache import CacheProbe, make_spec
 from grun.lm.teach import is_taught, teach_model
 from grun.training import Checkpoints, MetricsSpool, read_spool_lines, whole_steps
-from grun.writing import add_line, seal, write_text
+from grun.writing import seal, write_text
 from pipelines.ledger_verbs.export import write_export
 from pipelines.prepared import plan, read_prepared, write_prepared
 from pipelines.sweep_record import TrialRecord, mend_trials
@@ -406,11 +406,3 @@ def test_a_damaged_ledger_export(tmp_path: Path) -> None:
 def whatever_it_says(_function: object, cls: Any, text: str, **_where: object) -> Any:
     """An entry whose digest nobody looks at."""
     return cls.model_validate_json(text)
-
-
-def test_a_line_is_never_glued_to_a_torn_one(tmp_path: Path) -> None:
-    path = tmp_path / "lines"
-    path.write_bytes(b'{"step": 1}\n{"ste')
-    add_line(path, '{"step": 2}')
-    add_line(path, '{"step": 3}')
-    assert path.read_bytes() == b'{"step": 1}\n{"ste\n{"step": 2}\n{"step": 3}\n'
