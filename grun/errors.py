@@ -5,6 +5,7 @@
     ├── DataError        a record, a split or a prompt is not what it should be
     ├── ModelError       a base model is missing, damaged or not of a supported shape
     ├── CacheError       a prefix cache is unfinished, damaged, too large or was made for something else
+    ├── DiskError        a disk is full, over quota, read-only or failing
     ├── StorageError     shared storage cannot be reached or refuses, or what it holds is damaged
     ├── AdapterError     an adapter folder is damaged or does not fit the base
     ├── TrainingError    training cannot go on (non-finite loss, a tensor that nothing trains)
@@ -28,6 +29,7 @@ __all__ = [
     "ClusterError",
     "ConfigError",
     "DataError",
+    "DiskError",
     "GrunError",
     "LedgerBusyError",
     "LedgerError",
@@ -59,6 +61,10 @@ class ModelError(GrunError):
 
 class CacheError(GrunError):
     """A prefix cache is unfinished, damaged, too large or was made for something else."""
+
+
+class DiskError(GrunError):
+    """A disk is full, over quota, read-only or failing; no restart mends that."""
 
 
 class StorageError(GrunError):

@@ -30,13 +30,14 @@ from grun.lm.frozen import BaseShape, context_of, load_config, read_shape
 from grun.lm.prefix_cache import CACHE_FILE, CacheSpec, CacheState, check_spec, make_spec, read_state, sequence_digest, shard_path
 from grun.objectives import Needs, build_objective, read_layer
 from grun.training import training_rows
+from grun.writing import write_text
 from pipelines.cache_tasks import build_shard, finish_cache
 from pipelines.console import note
 from pipelines.prepared import Prepared
 from pipelines.shared_caches import RECORDS_FILE, SharedCaches, rows_digest
 from pipelines.tasks import HelperTask, run_tasks
 
-__all__ = ["RECORDS_FILE", "CachePlan", "cache_root", "ensure_cache", "link_shards", "plan_cache"]
+__all__ = ["RECORDS_FILE", "CachePlan", "cache_root", "check_unchanged", "ensure_cache", "link_shards", "plan_cache"]
 
 _PROBE_ROWS = 8
 
@@ -180,6 +181,28 @@ def ensure_cache(
     return plan.folder
 
 
+def check_unchanged(recipe: Recipe, cache: Path | None, trained: Path) -> None:
+    """Refuse what was trained from a cache that is no longer as it was when it was opened, and every byte of it was read.
+
+    A copy of what is at `cache.uri` was checked when it was made, on the node that reads it.
+
+    Args:
+        trained: folder of the run or sweep.
+
+    Raises:
+        CacheError: with the file, and what to delete.
+    """
+    if cache is None or recipe.cache.uri is not None:
+        return
+    try:
+        PrefixCache.open(cache)
+    except CacheError as error:
+        raise CacheError(
+            f"{error}. It was whole when {str(trained)!r} began to train from it, so nobody knows since when it is not: delete that too, and "
+            "give the same command again"
+        ) from None
+
+
 class _UnusableError(Exception):
     """There can be no cache."""
 
@@ -257,7 +280,9 @@ def _begin(plan: CachePlan, shared: SharedCaches | None, common: Sequence[Sequen
     digests = sorted({example.digest for example in plan.examples})
     if shared is None:
         plan.folder.mkdir(mode=0o700, exist_ok=True)  # it holds what gives the records away
-        (plan.folder / RECORDS_FILE).write_text(json.dumps(digests), encoding="utf-8")
+        for scratch in plan.folder.glob(".*.tmp"):  # of builders that died; nobody else builds under this lock
+            scratch.unlink(missing_ok=True)
+        write_text(plan.folder / RECORDS_FILE, json.dumps(digests))
         if plan.common is not None:
             link_shards(plan.common.folder, plan.folder, len(common))
         return

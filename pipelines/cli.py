@@ -26,6 +26,7 @@ from pydantic_core import PydanticUndefined
 from grun.config import Config, Recipe, merge, read_recipe_file
 from grun.errors import ConfigError, GrunError, near_miss
 from grun.reading import MalformedError, parse_yaml
+from grun.writing import disk_error
 from pipelines import console, ending
 
 __all__ = ["RECIPES", "next_step", "parse_command", "run_command"]
@@ -416,9 +417,12 @@ def _status_of(main: Callable[[], int]) -> int:
             return _interrupted()
         console.error(str(error))
         return 2
-    except Exception:  # noqa: BLE001 - the last resort of a process, which shows it in full
+    except Exception as failure:  # noqa: BLE001 - the last resort of a process, which shows it in full
         if ending.is_interrupted():  # it came of what was being closed
             return _interrupted()
+        if (told := disk_error(failure)) is not None:
+            console.error(str(told))
+            return 2
         console.defect(traceback.format_exc())
         console.error("this is a defect of the program, not of your input; please report it with the lines above")
         return 1

@@ -22,6 +22,9 @@ from grun.reading import visible
 
 __all__ = ["check_writable", "defect", "error", "note", "progress", "result", "summary"]
 
+_LITTLE = 2**16
+"""Bytes that there has to be room for before anything is begun."""
+
 PIPE_CLOSED = 141
 """Exit status of a process that SIGPIPE ended: what the shell reports when a reader goes away."""
 
@@ -118,16 +121,19 @@ def _plain_progress(description: str, total: int) -> Callable[[int], None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Check that an output folder exists or can be made, and can be written to; leaves nothing behind.
+    """Check that an output folder exists or can be made, and can be written to, as can what it holds; leaves nothing behind.
 
     Raises:
-        ConfigError: with the folder and the system's reason.
+        ConfigError: with the folder and the system's reason, be it that its disk is full.
     """
     try:
         existing = _nearest_existing(folder.absolute())
+        below = sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []  # may be other disks
         # a real file rather than the permission bits, which mean nothing to root, on read-only mounts and in /proc
-        with tempfile.TemporaryFile(dir=existing):
-            pass
+        for place in (existing, *below):
+            folder = place if place in below else folder
+            with tempfile.TemporaryFile(dir=place) as file:
+                file.write(b"\0" * _LITTLE)
     except (OSError, ValueError) as reason:
         why = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
         raise ConfigError(

@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from grun.writing import telling
+
 __all__ = ["append_entry", "read_entries"]
 
 
 def append_entry(path: Path, entry: Mapping[str, Any]) -> None:
     """Append a line, and have it on the disk when this returns. One process writes a file at a time."""
     line = json.dumps(entry).encode() + b"\n"
-    with path.open("ab+") as file:
+    with telling(path), path.open("ab+") as file:
         if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
             line = b"\n" + line  # whoever wrote the last line was killed in the middle of it
         file.write(line)

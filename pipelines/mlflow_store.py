@@ -43,6 +43,9 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
+_FULL = ("database or disk is full", "No space left on device", "Disk quota exceeded")
+"""What SQLite and systems say of it."""
+
 _IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
@@ -97,7 +100,7 @@ class Store:
                 reason = reason.replace(self._secret, "***")
             raise TrackingError(
                 f"MLflow must be able to {action}, got {type(error).__name__}: {reason[:500]} (store {self._shown_uri!r}); "
-                "check that `tracking.uri` is right, that the server is up and that you may write there"
+                f"{_remedy(reason)}"
             ) from error
 
     def _connect(self) -> "MlflowClient":
@@ -138,6 +141,12 @@ class Store:
 
     def _while_opening(self) -> AbstractContextManager[Any]:
         return _environment(_IMPATIENT) if self.is_server else _creation_lock(self.uri)
+
+
+def _remedy(reason: str) -> str:
+    if any(words in reason for words in _FULL):
+        return "free space on its disk, and give the same command again: what is not recorded yet is kept, and recorded then"
+    return "check that `tracking.uri` is right, that the server is up and that you may write there"
 
 
 def _without_password(uri: str) -> tuple[str, str | None]:

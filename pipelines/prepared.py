@@ -11,7 +11,6 @@ records that the request names.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,10 +24,14 @@ from grun.data.splits import Splits, make_request, with_environment
 from grun.errors import ConfigError, DataError
 from grun.reading import parse_json, read_text, reason_of
 from grun.requests import UnlearningRequest
+from grun.writing import whole_folder, write_text
+from pipelines.console import note
 from pipelines.fetched_data import fetched_splits
 
 __all__ = ["Lesson", "Prepared", "plan", "prepared_folder", "prepared_root", "read_prepared", "write_prepared"]
 
+
+_REQUEST = "request.json"
 
 _MAX_REQUEST = 2**20
 """Bytes of `request.json`."""
@@ -44,8 +47,10 @@ class Lesson:
 
     @property
     def is_done(self) -> bool:
-        """Whether the model is there already."""
-        return (self.folder / "config.json").is_file()
+        """Whether the model is there already, as it was taught."""
+        from grun.lm.teach import is_taught  # loads transformers, which a pretrained base needs only later
+
+        return is_taught(self.folder)
 
 
 @dataclass(frozen=True)
@@ -105,10 +110,12 @@ def plan(recipe: Recipe) -> Prepared:
 
 def prepared_folder(recipe: Recipe, request_id: str, splits: Splits) -> Path:
     """Where the splits of a request are written: by the digest of all their records."""
-    digest = digest_records(
-        [*splits.forget, *splits.retain, *splits.holdout, *_utility(splits), *splits.nonmembers, *splits.environment]
-    )
-    return prepared_root(recipe) / f"{request_id}-{digest[:12]}"
+    return prepared_root(recipe) / f"{request_id}-{_digest(splits)}"
+
+
+def _digest(splits: Splits) -> str:
+    everything = [*splits.forget, *splits.retain, *splits.holdout, *_utility(splits), *splits.nonmembers, *splits.environment]
+    return digest_records(everything)[:12]
 
 
 def _utility(splits: Splits) -> list[Record]:
@@ -145,12 +152,14 @@ def _taught_folder(recipe: Recipe, records: Sequence[Record], vocabulary: Sequen
 
 def write_prepared(prepared: Prepared) -> None:
     """Write the splits and the request, whole or not at all."""
-    if (prepared.folder / "request.json").is_file():
-        _write(prepared.folder / "request.json", prepared.request.model_dump_json(indent=2))
-        return
-    partial = prepared.folder.with_name(f".{prepared.folder.name}.partial-{os.getpid()}")
-    (partial / "utility").mkdir(parents=True)
-    partial.chmod(0o700)  # it holds what is to be forgotten, in plain text
+    if prepared.folder.is_dir():
+        try:
+            read_prepared(prepared.folder)
+            write_text(prepared.folder / _REQUEST, prepared.request.model_dump_json(indent=2))
+            return
+        except DataError as error:
+            note(f"{error}: it is written anew")
+            shutil.rmtree(prepared.folder)
     sets: Mapping[str, Sequence[Record]] = {
         "forget": prepared.splits.forget,
         "retain": prepared.splits.retain,
@@ -159,21 +168,17 @@ def write_prepared(prepared: Prepared) -> None:
         **({"nonmembers": prepared.splits.nonmembers} if prepared.splits.nonmembers else {}),
         **({"environment": prepared.splits.environment} if prepared.splits.environment else {}),
     }
-    for name, records in sets.items():
-        _write(partial / f"{name}.jsonl", "".join(json.dumps(to_json(r), ensure_ascii=False) + "\n" for r in records))
-    _write(partial / "request.json", prepared.request.model_dump_json(indent=2))
-    try:
-        partial.replace(prepared.folder)
-    except OSError:  # another process prepared the same request first
-        shutil.rmtree(partial)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    with whole_folder(prepared.folder) as partial:
+        partial.chmod(0o700)  # it holds what is to be forgotten, in plain text
+        (partial / "utility").mkdir()
+        for name, records in sets.items():
+            lines = "".join(json.dumps(to_json(r), ensure_ascii=False) + "\n" for r in records)
+            (partial / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        (partial / _REQUEST).write_text(prepared.request.model_dump_json(indent=2), encoding="utf-8")
 
 
 def read_prepared(folder: Path) -> tuple[UnlearningRequest, Splits]:
-    """Read what :func:`write_prepared` wrote and check it against the request's digests.
+    """Read what :func:`write_prepared` wrote and check it against the request's digests, and the folder's name, which has all sets'.
 
     Raises:
         DataError: a set is missing, or not what the request was made about.
@@ -194,7 +199,12 @@ def read_prepared(folder: Path) -> tuple[UnlearningRequest, Splits]:
     never_taught, environment = (
         read_jsonl(path) if path.is_file() else () for path in (folder / "nonmembers.jsonl", folder / "environment.jsonl")
     )
-    return request, Splits(sets["forget"], sets["retain"], sets["holdout"], utility, never_taught, environment)
+    splits = Splits(sets["forget"], sets["retain"], sets["holdout"], utility, never_taught, environment)
+    if folder.name.rpartition("-")[2] != _digest(splits):
+        raise DataError(
+            f"prepared data must be what their folder is named by, got other records in {str(folder)!r}; delete the folder"
+        )
+    return request, splits
 
 
 def _logs_name(path: str) -> str:

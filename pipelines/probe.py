@@ -17,7 +17,7 @@ from grun.data.prompts import Example, PromptEncoder
 from grun.data.splits import Splits
 from grun.evaluation.sets import EvalSet, evaluation_sets
 from grun.interventions import Adapter
-from grun.training import Engine
+from grun.training import Engine, GateValues
 
 __all__ = ["Probe"]
 
@@ -31,6 +31,7 @@ class Probe:
         self.batch_size = recipe.evaluation.batch_size
         self.forget = self._first_tokens(encoder, sets["forget_unseen"])
         self.ordinary = self._first_tokens(encoder, sets["holdout"])
+        self.num_forget, self.num_ordinary = (len(sets[role].prompts) for role in ("forget_unseen", "holdout"))
         self.forget_base = self._mean_probability(self.forget, None)
         self.ordinary_base = self._mean_probability(self.ordinary, None)
 
@@ -50,6 +51,24 @@ class Probe:
             sums += torch.tensor([float((-nll).exp().sum()), float(nll.numel())])
         self.engine.sum_(sums)
         return float(sums[0] / sums[1])
+
+    @torch.no_grad()
+    def gate_values(self, adapter: Adapter) -> GateValues:
+        """The largest gate value of each prompt, on every worker."""
+        if not adapter.gated_layers:
+            return GateValues()
+        return GateValues(
+            self._largest(self.forget, self.num_forget, adapter), self._largest(self.ordinary, self.num_ordinary, adapter)
+        )
+
+    def _largest(self, examples: Sequence[Example], count: int, adapter: Adapter) -> tuple[float, ...]:
+        mine: list[float] = []
+        for start in range(0, len(examples), self.batch_size):
+            logits = self.engine.base.answers(examples[start : start + self.batch_size], adapter).gate_logits
+            assert logits is not None
+            mine += logits.float().sigmoid().amax(-1).tolist()
+        shares = self.engine.gather(mine)
+        return tuple(values[index] for index in range(len(mine)) for values in shares)[:count]
 
     def __call__(self, adapter: Adapter) -> dict[str, float]:
         """Return `probe/forget_leaked`, `probe/ordinary_kept` and `probe/score`."""

@@ -1,6 +1,6 @@
 """What every run records in MLflow, and how the driver follows a training run through its spool."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pipelines.polling import polling
 from pipelines.registry import Registry
 from pipelines.tracking import Tracker
 
-__all__ = ["check_is_demo", "following", "record_request", "register"]
+__all__ = ["check_is_demo", "flag_rows", "following", "record_flags", "record_request", "register"]
 
 _SHIP_SECONDS = 2.0
 
@@ -50,12 +50,33 @@ def check_is_demo(recipe: Recipe, tracker: Tracker) -> None:
     )
 
 
-def register(tracker: Tracker, recipe: Recipe, run_id: str, adapter: Path) -> int:
-    """Register an adapter as the candidate of the request's model and return its version."""
+def record_flags(tracker: Tracker, run_id: str, flags: Mapping[str, str]) -> None:
+    """Say what is wrong with an adapter that was trained to the end, and put it on its run."""
+    for name, reason in flags.items():
+        note(f"flagged, {name}: {reason}")
+    tracker.tag(run_id, _flag_tags(flags))
+
+
+def flag_rows(flags: Mapping[str, str]) -> dict[str, str]:
+    """The same as lines of a summary."""
+    return {f"flagged {name}": reason for name, reason in flags.items()}
+
+
+def _flag_tags(flags: Mapping[str, str]) -> dict[str, str]:
+    return {f"flag.{name}": reason for name, reason in flags.items()}
+
+
+def register(tracker: Tracker, recipe: Recipe, run_id: str, adapter: Path, flags: Mapping[str, str]) -> int:
+    """Register an adapter as the candidate of the request's model and return its version.
+
+    Args:
+        flags: what is wrong with it, for whoever is to decide.
+    """
     card = read_card(adapter)
     tags = {
         "request": recipe.request.id,
         "gate_threshold": str(card.adapter.gate_threshold),
+        **_flag_tags(flags),
         **(_certificate_tags(card.certificate) if card.certificate is not None else {}),
     }
     return Registry(tracker).register_candidate(recipe.registered_model, run_id, adapter, card.base, tags)

@@ -4,7 +4,6 @@
 <threshold>/report.html    the same numbers for people
 """
 
-import json
 import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from grun.lm.frozen import count_parameters
 from pipelines.entry import OUTCOME_FILE
 from pipelines.prepared import Prepared
 from pipelines.registry import Registry
+from pipelines.trainer import CLAIM_FILE, read_claim, read_outcome
 
 __all__ = ["attach_report", "complete", "page_step", "publish"]
 
@@ -118,8 +118,8 @@ def _runs_of(output: Path, card: AdapterCard) -> Iterator[Path]:
 def _objective(run: Path) -> str | None:
     """What a training run minimised, from the settings that its folder, or its sweep's, was claimed with."""
     for folder in (run, *run.parents[1:2]):
-        if (claim := folder / "recipe.json").is_file():
-            sections: dict[str, Any] = json.loads(claim.read_text(encoding="utf-8")).get("objective", {})
+        if (folder / CLAIM_FILE).is_file():
+            sections: dict[str, Any] = read_claim(folder).get("objective", {})
             terms = [f"{name} {term['kind']}" for name, term in sections.items() if isinstance(term, dict) and "kind" in term]
             return ", ".join(terms) or None
     return None
@@ -136,15 +136,15 @@ def _count_trained(adapter: Path) -> int:
 
 
 def _cost(recipe: Recipe, prepared: Prepared, adapter: Path, card: AdapterCard, run: Path | None) -> Cost:
-    outcome: dict[str, Any] = json.loads((run / OUTCOME_FILE).read_text(encoding="utf-8")) if run is not None else {}
+    outcome = read_outcome(run) if run is not None else None
     trained, base = _count_trained(adapter), count_parameters(resolve_folder(prepared.base, recipe.model.revision))
     return Cost(
         training_steps=card.steps or None,
-        wall_seconds=outcome.get("wall_seconds"),
-        num_workers=outcome.get("num_workers"),
+        wall_seconds=outcome.wall_seconds if outcome else None,
+        num_workers=outcome.num_workers if outcome else None,
         trained_parameters=trained,
         base_parameters=base or None,
         trained_share=trained / base if base else None,
-        cache_bytes=outcome.get("cache_bytes"),
+        cache_bytes=outcome.cache_bytes if outcome else None,
         adapter_bytes=sum(file.stat().st_size for file in adapter.iterdir() if file.is_file()),
     )

@@ -22,11 +22,12 @@ import ray
 
 from grun.config import Recipe
 from grun.errors import TrainingError
-from pipelines.entry import ERROR_FILE, OUTCOME_FILE, REPORTS_FILE, run_slot
+from pipelines.entry import REPORTS_FILE, run_slot
 from pipelines.journal import read_entries
+from pipelines.last_word import forget_error
 from pipelines.polling import polling
 from pipelines.prepared import Prepared
-from pipelines.trainer import make_trainer, worker_config
+from pipelines.trainer import has_ended, make_trainer, worker_config
 
 __all__ = ["TrialHub", "open_slots", "train_on_slot"]
 
@@ -223,9 +224,9 @@ def train_on_slot(
                 yield report
 
     yield from unseen(read_entries(folder / REPORTS_FILE))
-    if (folder / OUTCOME_FILE).is_file():
+    if has_ended(folder):
         return
-    (folder / ERROR_FILE).unlink(missing_ok=True)
+    forget_error(folder)
     hub: Any = ray.get_actor(hub_name)
     ray.get(hub.submit.remote(trial_id, recipe.model_dump(mode="json"), str(folder), rungs))
     # a slot that goes on with it may have reported since; from here on the hub has them

@@ -17,8 +17,9 @@ from ray import tune
 from grun.adapters import read_card
 from grun.certificate import Certificate
 from grun.config import Recipe
-from grun.errors import ModelError
-from pipelines.caching import ensure_cache
+from grun.errors import DiskError, ModelError
+from grun.writing import disk_error
+from pipelines.caching import check_unchanged, ensure_cache
 from pipelines.certifying import certified, check_calibration
 from pipelines.checks import check_answers, check_full_precision, check_storage
 from pipelines.cli import parse_command, run_command
@@ -28,11 +29,11 @@ from pipelines.entry import FORGETTING, UTILITY
 from pipelines.holding import holding
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
-from pipelines.recording import record_request, register
+from pipelines.recording import record_flags, record_request, register
 from pipelines.scoring import report_base
 from pipelines.slots import open_slots
-from pipelines.sweep_outcome import SweepOutcome, collect
-from pipelines.sweep_record import TrialRecord, read_trials
+from pipelines.sweep_outcome import SweepOutcome, collect, flags_of
+from pipelines.sweep_record import TrialRecord, mend_trials, read_trials, refused_by_disk
 from pipelines.sweep_report import publish, show
 from pipelines.sweep_scheduler import make_scheduler, rungs_of
 from pipelines.sweep_search import TrialSearch, num_trials
@@ -74,6 +75,8 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
 def _sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) -> tuple[SweepOutcome, int]:
     folder = sweep_folder(recipe)
     claim_folder(folder, recipe, sections=_SECTIONS)
+    for said in mend_trials(folder):
+        note(said)
     cache = ensure_cache(recipe, prepared, space.variants(recipe), evaluates=True)
     context = TrialContext(recipe, prepared, folder, space.thresholds, cache)
     done, count = sum(record.done for record in read_trials(folder)), num_trials(recipe, space)
@@ -95,6 +98,7 @@ def _sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) -
             elif done < count:
                 _tune(recipe, space, context, count - done)
         tracker.end_children(run_id)
+        check_unchanged(recipe, cache, folder)
         outcome = collect(recipe, folder, space.thresholds)
         chosen = outcome.chosen
         trained = context.trial_folder(chosen.trial.trial_id) / "adapter"
@@ -106,9 +110,13 @@ def _sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) -
             threshold=chosen.threshold,
             cache=cache,
         )
-        outcome = _with_certificate(outcome, read_card(adapter).certificate)
+        card = read_card(adapter)
+        outcome = replace(
+            _with_certificate(outcome, card.certificate), flags=flags_of(folder, outcome, card.adapter.gate_threshold)
+        )
+        record_flags(tracker, run_id, outcome.flags)
         publish(tracker, run_id, recipe, space, outcome, folder)
-        version = register(tracker, recipe, run_id, adapter)
+        version = register(tracker, recipe, run_id, adapter, outcome.flags)
     return outcome, version
 
 
@@ -140,7 +148,11 @@ def _announce(trial: TrialRecord, advance: Callable[[int], None]) -> None:
 
 
 def _tune(recipe: Recipe, space: Space, context: TrialContext, left: int) -> None:
-    """Run the trials that are left, on Ray Tune. What it keeps itself is never read: how far a sweep is stands in its trials' folders."""
+    """Run the trials that are left, on Ray Tune. What it keeps itself is never read: how far a sweep is stands in its trials' folders.
+
+    Raises:
+        DiskError: a trial, or Tune itself, found no room.
+    """
     path = context.folder / "tune"
     shutil.rmtree(path, ignore_errors=True)
     tuner = tune.Tuner(
@@ -160,7 +172,24 @@ def _tune(recipe: Recipe, space: Space, context: TrialContext, left: int) -> Non
             failure_config=tune.FailureConfig(max_failures=recipe.sweep.max_failures),
         ),
     )
-    run_beside_signals(tuner.fit)
+    try:
+        run_beside_signals(tuner.fit)
+    except Exception as error:
+        if (told := refused_by_disk(context.folder) or _of_disk(error, path)) is not None:
+            raise told from error
+        raise
+    if (told := refused_by_disk(context.folder)) is not None:
+        raise told
+
+
+def _of_disk(error: BaseException, path: Path) -> DiskError | None:
+    """What a disk refused to Tune itself, be it behind errors of Tune's own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if (told := disk_error(cause, path)) is not None:
+            return told
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def warm_slots(recipe: Recipe, space: Space) -> int:

@@ -1,7 +1,7 @@
 """The outcome of a sweep: every (trial, threshold) as a point, the Pareto front, and the chosen one with its score."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from grun.config import Recipe
@@ -11,8 +11,9 @@ from pipelines.calibrating import keeps_promise
 from pipelines.scoring import threshold_key
 from pipelines.sweep_record import TrialRecord, read_trials
 from pipelines.sweep_trial import sweep_score
+from pipelines.trainer import read_outcome
 
-__all__ = ["SweepOutcome", "SweepPoint", "collect", "pareto_front"]
+__all__ = ["SweepOutcome", "SweepPoint", "collect", "flags_of", "pareto_front"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,13 @@ class SweepOutcome:
     front: tuple[SweepPoint, ...]
     """No other point is better in one objective and at least as good in the other; only trials that ran to the end."""
     chosen: SweepPoint
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """What is wrong with the chosen adapter although it was trained to the end."""
+
+
+def flags_of(folder: Path, outcome: SweepOutcome, threshold: float | None) -> dict[str, str]:
+    """What is wrong with the chosen adapter at the gate threshold that it is served with."""
+    return read_outcome(folder / "trials" / outcome.chosen.trial.trial_id).flags_at(threshold)
 
 
 def pareto_front(points: Sequence[SweepPoint]) -> tuple[SweepPoint, ...]:

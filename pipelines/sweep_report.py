@@ -12,9 +12,11 @@ from grun.config import Recipe
 from grun.evaluation.figures import gate_histogram, pareto_figure, threshold_figure
 from grun.evaluation.html import finalize
 from grun.evaluation.scores import read_rows
+from grun.writing import telling, write_text
 from pipelines.certifying import certificate_row, promise
 from pipelines.cli import next_step
 from pipelines.console import summary
+from pipelines.recording import flag_rows
 from pipelines.scoring import threshold_key
 from pipelines.sweep_outcome import SweepOutcome, SweepPoint
 from pipelines.tracking import Tracker
@@ -35,12 +37,14 @@ _CAPTIONS = {
 def publish(tracker: Tracker, run_id: str, recipe: Recipe, space: Space, outcome: SweepOutcome, folder: Path) -> Path:
     """Write `report.html` and the figures to the sweep's folder, and record them with the chosen point in its run."""
     figures = _figures(recipe, outcome, folder)
-    (folder / "figures").mkdir(exist_ok=True)
+    with telling(folder / "figures"):
+        (folder / "figures").mkdir(exist_ok=True)
     for name, figure in figures.items():
-        figure.savefig(folder / "figures" / f"{name}.png", dpi=110)
+        with telling(path := folder / "figures" / f"{name}.png"):
+            figure.savefig(path, dpi=110)
         tracker.log_figure(run_id, figure, f"figures/{name}.png")
     page = folder / "report.html"
-    page.write_text(_render(recipe, space, outcome, figures), encoding="utf-8")
+    write_text(page, _render(recipe, space, outcome, figures))
     tracker.log_text(run_id, page.read_text(encoding="utf-8"), "report.html")
     chosen = outcome.chosen
     tracker.log_metrics(run_id, {m.name: m.value for m in chosen.report.metrics if m.value is not None})
@@ -137,6 +141,7 @@ def show(recipe: Recipe, outcome: SweepOutcome, version: int, folder: Path, *, b
     chosen = outcome.chosen
     stopped = sum(trial.stopped_early for trial in outcome.trials)
     failed = sum(trial.failure is not None for trial in outcome.trials)
+    flagged = "; ".join(f"{trial.trial_id}: {', '.join(trial.flags)}" for trial in outcome.trials if trial.flags)
     share = max((trial.resident_share for trial in outcome.trials if trial.done), default=1.0)
     point = {path: str(value) for path, value in chosen.trial.point.items()}
     rows: Sequence[tuple[str, str]] = [
@@ -152,6 +157,8 @@ def show(recipe: Recipe, outcome: SweepOutcome, version: int, folder: Path, *, b
         ("forget ROUGE-L", f"{chosen.forgetting:.4f} on validation prompts in unseen words"),
         ("utility ratio", f"{chosen.utility:.4f} of the base's"),
         ("gate AUROC", f"{chosen.report.value('gate/auroc'):.4f}"),
+        *([("flagged trials", flagged)] if flagged else []),
+        *flag_rows(outcome.flags).items(),
         *certificate_row(chosen.report.certificate).items(),
         ("base", base),
         ("registered", f"{recipe.registered_model} version {version}, alias candidate"),

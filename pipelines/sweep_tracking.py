@@ -57,6 +57,7 @@ class _Follower:
         if trial.failure is not None:
             self.tracker.log_text(followed.run_id, trial.failure, "failure.txt")
         self.tracker.log_metrics(followed.run_id, dict(trial.result), step=trial.steps)
+        self.tracker.tag(followed.run_id, {f"flag.{name}": reason for name, reason in trial.flags.items()})
         self._log_reports(followed.run_id, folder / "evaluation")
         self.tracker.end_run(followed.run_id, "FINISHED" if trial.failure is None else "FAILED")
         followed.is_closed = True

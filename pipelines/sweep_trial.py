@@ -1,7 +1,8 @@
 """One trial of a sweep: a point of the space -> a Ray Train run -> its reports at every gate threshold."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,10 +12,12 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from grun.config import Recipe
-from grun.errors import GrunError
+from grun.errors import DiskError, GrunError
+from grun.writing import disk_error
 from pipelines.adapter_scoring import score_adapter
 from pipelines.entry import FORGETTING, REPORTS_FILE, UTILITY, ReportToTune, with_objectives
 from pipelines.journal import read_entries
+from pipelines.last_word import forget_error, give_room_back, write_error
 from pipelines.prepared import Prepared
 from pipelines.slots import train_on_slot
 from pipelines.sweep_record import TrialRecord, read_trials
@@ -64,7 +67,11 @@ def make_trial(context: TrialContext) -> Callable[[Mapping[str, Any]], None]:
     def trial(config: Mapping[str, Any]) -> None:
         record = _begin(context, config[TRIAL_KEY])
         if not record.done:
-            record = _run(context, record)
+            folder = context.trial_folder(record.trial_id)
+            with _keeping_disk_errors(folder):
+                forget_error(folder)
+                record = _run(context, record)
+            give_room_back(folder)
         tune.report({**record.result, "step": record.total_steps + 1, "scored": True})
 
     return trial
@@ -85,16 +92,32 @@ def _run(context: TrialContext, record: TrialRecord) -> TrialRecord:
     try:
         recipe = apply_point(context.recipe, record.point)
         outcome = _train(context, recipe, record.trial_id, folder)
-        best, thresholds = _score(context, recipe, outcome, folder)
+        best, at, thresholds = _score(context, recipe, outcome, folder)
         ended: dict[str, Any] = {
             name: getattr(outcome, name) for name in ("steps", "total_steps", "stopped_early", "resident_share", "hosts")
-        } | {"thresholds": thresholds}
+        } | {"thresholds": thresholds, "flags": outcome.flags_at(at)}
+    except DiskError:
+        raise
     except GrunError as error:
         # a point that cannot be trained is a result of the search and not the end of it
         best, ended = _WORST, {"failure": f"{type(error).__name__}: {error}"}
     record = record.model_copy(update={**ended, "done": True, "result": best})
     record.write(folder)
     return record
+
+
+@contextmanager
+def _keeping_disk_errors(folder: Path) -> Iterator[None]:
+    """Write down what a disk refused; it says nothing of the point, so the trial is not done, and runs again when the sweep goes on."""
+    try:
+        yield
+    except Exception as error:
+        cause = getattr(error, "cause", error)  # of a task
+        told = cause if isinstance(cause, DiskError) else disk_error(cause)
+        if told is not None:
+            with suppress(OSError, DiskError):
+                write_error(folder, told)
+        raise
 
 
 def _train(context: TrialContext, recipe: Recipe, trial_id: str, folder: Path) -> TrainOutcome:
@@ -110,8 +133,8 @@ def _train(context: TrialContext, recipe: Recipe, trial_id: str, folder: Path) -
 
 def _score(
     context: TrialContext, recipe: Recipe, outcome: TrainOutcome, folder: Path
-) -> tuple[dict[str, float], tuple[float, ...]]:
-    """Score the adapter at every threshold on validation rows, in a task beside the workers; return the best point and them."""
+) -> tuple[dict[str, float], float | None, tuple[float, ...]]:
+    """Score the adapter at every threshold on validation rows, in a task beside the workers; return the best point, where, and them."""
     evaluation = recipe.evaluation
     beside_slots = context.hub is not None and not evaluation.use_gpu
     task = cast(Any, ray.remote(score_adapter)).options(
@@ -135,10 +158,10 @@ def _score(
             calibrates=True,
         )
     )
-    points = [(r.value("forget_unseen/rouge_l_recall"), r.value("model_utility_ratio")) for r in reports.values()]
-    forgetting, utility = max(points, key=lambda point: sweep_score(recipe, *point))
+    points = [(r.value("forget_unseen/rouge_l_recall"), r.value("model_utility_ratio"), r) for r in reports.values()]
+    forgetting, utility, report = max(points, key=lambda point: sweep_score(recipe, *point[:2]))
     best = {FORGETTING: forgetting, UTILITY: utility, "probe/score": utility - forgetting}
-    return best, tuple(report.gate_threshold for report in reports.values())
+    return best, report.gate_threshold, tuple(report.gate_threshold for report in reports.values())
 
 
 def _near(outcome: TrainOutcome) -> NodeAffinitySchedulingStrategy | str:

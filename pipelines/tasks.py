@@ -11,6 +11,7 @@ import ray
 
 from grun.config import Recipe
 from grun.errors import GrunError
+from grun.writing import disk_error
 from pipelines.console import progress as progress_bar
 
 __all__ = ["HelperTask", "run_tasks"]
@@ -62,6 +63,8 @@ def run_tasks(recipe: Recipe, tasks: Sequence[HelperTask], *, shared: Path, titl
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, GrunError):
                 raise error.cause from None
+            if (told := disk_error(error.cause)) is not None:
+                raise told from None
             raise
 
 

@@ -1,9 +1,7 @@
 """Runs, params, metrics and artifacts in MLflow, recorded from one place: the driver.
 
 Workers never talk to MLflow. They append to a JSONL spool, which the driver ships; a server that is away
-for a while then costs neither metrics nor training time. A spool line is
-
-    {"step": int, "time_ms": int, "metrics": {"part/quantity": float, ...}}
+for a while then costs neither metrics nor training time (:mod:`grun.training.spool` says what a line is).
 
 MLflow keeps one point per (run, key, step, time_ms, value), so shipping a spool again changes nothing.
 
@@ -28,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from grun.config import TrackingConfig
 from grun.errors import TrackingError
+from grun.training.spool import SpoolLine
 from pipelines.mlflow_store import Store
 
 if TYPE_CHECKING:
@@ -187,11 +186,19 @@ class Tracker:
         """Record metrics at a step, now. Values that are not finite become a tag `non_finite.<key>`, for charts bear none."""
         self._log_points(run_id, [(step, int(time.time() * 1000), metrics)])
 
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Put tags on a run; there may be none."""
+        from mlflow.entities import RunTag
+
+        if tags:
+            with self.calling("tag a run"):
+                self.client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
+
     def ship_spool(self, run_id: str, path: Path, *, offset: int = 0) -> int:
         """Record the complete lines of a spool from `offset` on, and return the offset (bytes) to go on from.
 
         A file that does not exist yet, and a last line that is still being written, are left for the next call.
-        A damaged line, as a crash leaves behind, is skipped with a warning.
+        A damaged line, as a crash leaves behind, is skipped with a warning; a run that goes on computes its step once more.
         """
         try:
             with path.open("rb") as spool:
@@ -203,8 +210,9 @@ class Tracker:
         points = []
         for line in complete.splitlines():
             try:
-                points.append(_parse_point(line))
-            except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+                read = SpoolLine.parse(line)
+                points.append((read.step, read.time_ms, read.metrics))
+            except ValueError:
                 _logger.warning("%s: skipped a line that is not a spool entry: %r", path, line[:80])
         self._log_points(run_id, points)
         return offset + len(complete)
@@ -267,12 +275,6 @@ class Tracker:
                     tags[f"non_finite.{key}"] = f"{value} at step {step}"
         with self.calling("record metrics"):
             self.client.log_batch(run_id, metrics=metrics, tags=[RunTag(key, text) for key, text in tags.items()])
-
-
-def _parse_point(line: bytes) -> tuple[int, int, dict[str, float]]:
-    entry = json.loads(line)
-    metrics = {str(key): math.nan if value is None else float(value) for key, value in entry["metrics"].items()}
-    return int(entry["step"]), int(entry["time_ms"]), metrics
 
 
 def _origin_tags() -> dict[str, str]:

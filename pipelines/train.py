@@ -5,28 +5,28 @@
 The same command continues an interrupted run from its last checkpoint.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from grun.adapters import read_card
 from grun.config import Recipe
 from grun.evaluation.figures import training_curves
-from grun.training import Checkpoints
-from pipelines.caching import ensure_cache
+from grun.training import Checkpoints, read_spool_lines
+from pipelines.caching import check_unchanged, ensure_cache
 from pipelines.certifying import certificate_row, certified, check_calibration
 from pipelines.checks import check_full_precision, check_storage
 from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, progress, summary
-from pipelines.entry import OUTCOME_FILE
 from pipelines.holding import holding
+from pipelines.last_word import give_room_back
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
-from pipelines.recording import following, record_request, register
+from pipelines.recording import flag_rows, following, record_flags, record_request, register
 from pipelines.tracking import Tracker
-from pipelines.trainer import TrainOutcome, claim_folder, deciding_settings, total_steps, train_on_ray
+from pipelines.trainer import TrainOutcome, claim_folder, deciding_settings, has_ended, total_steps, train_on_ray
 
 __all__ = ["main", "run_folder", "train", "trained"]
 
@@ -48,7 +48,7 @@ def train(recipe: Recipe, prepared: Prepared, tracker: Tracker) -> tuple[TrainOu
         GrunError: what went wrong.
     """
     with trained(recipe, prepared, tracker) as (run_id, outcome):
-        version = register(tracker, recipe, run_id, outcome.adapter)
+        version = register(tracker, recipe, run_id, outcome.adapter, outcome.flags)
     return outcome, version
 
 
@@ -75,8 +75,8 @@ def _trained(recipe: Recipe, prepared: Prepared, tracker: Tracker, common: Prepa
     folder = run_folder(recipe)
     claim_folder(folder, recipe, sections=_SECTIONS)
     cache = ensure_cache(recipe, prepared, [recipe], common=common)
-    if (done := Checkpoints(folder / "checkpoints").latest_step()) and not (folder / OUTCOME_FILE).is_file():
-        note(f"continuing from step {done} of {total_steps(recipe, prepared)}")
+    if not has_ended(folder) and (step := _continuing(folder)):
+        note(f"continuing from step {step} of {total_steps(recipe, prepared)}")
     with tracker.run(recipe.name, key=f"train/{recipe.name}/{folder}", tags={"kind": "train"}) as run_id:
         tracker.log_params(run_id, deciding_settings(recipe, sections=_SECTIONS))
         record_request(tracker, run_id, prepared.request)
@@ -87,17 +87,26 @@ def _trained(recipe: Recipe, prepared: Prepared, tracker: Tracker, common: Prepa
         ):
             outcome = train_on_ray(recipe, prepared, folder, name=recipe.name, cache=cache)
         tracker.log_figure(run_id, training_curves(*read_spool(spool)), "figures/training.png")
+        check_unchanged(recipe, cache, folder)
         threshold = recipe.adapter.gate_threshold
         certified(recipe, prepared, outcome.adapter, outcome.adapter, threshold=threshold, cache=cache)
+        outcome = replace(outcome, flags=outcome.flags_at(read_card(outcome.adapter).adapter.gate_threshold))
+        record_flags(tracker, run_id, outcome.flags)
+        give_room_back(folder)
         yield run_id, outcome
+
+
+def _continuing(folder: Path) -> int:
+    """The step that an interrupted run goes on from; 0 for one that begins."""
+    found = Checkpoints(folder / "checkpoints").find()
+    if found.note is not None:
+        note(found.note)
+    return found.step
 
 
 def read_spool(path: Path) -> tuple[list[int], dict[str, list[float]]]:
     """Read a spool as steps and one list of values per metric; of a step that was run twice, the last counts."""
-    by_step = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        by_step[entry["step"]] = entry["metrics"]
+    by_step = {step: line.metrics for step, line in read_spool_lines(path).items()}
     steps = sorted(by_step)
     names = by_step[steps[-1]].keys() if steps else ()
     return steps, {name: [by_step[step].get(name, float("nan")) for step in steps] for name in names}
@@ -124,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "steps": f"{outcome.steps} of {outcome.total_steps}",
             "workers": f"{recipe.train.num_workers}, each holding {outcome.resident_share:.0%} of the base's parameters",
             **{name: f"{values[0]:.4f} -> {values[-1]:.4f}" for name, values in metrics.items() if name.count("/") and values},
+            **flag_rows(outcome.flags),
             **certificate_row(read_card(outcome.adapter).certificate),
             "registered": f"{recipe.registered_model} version {version}, alias candidate",
         },

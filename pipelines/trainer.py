@@ -1,10 +1,9 @@
 """One Ray Train run: a recipe, a prepared request and a folder in; a trained adapter out. Used by `train` and by every trial."""
 
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,23 +11,36 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
-from grun import errors
 from grun.config import Recipe
 from grun.errors import ConfigError, TrainingError
-from pipelines.entry import ERROR_FILE, OUTCOME_FILE, run_worker
+from grun.reading import MalformedError, read_text, reason_of, shown
+from grun.training.health import GateValues, gate_flags
+from grun.writing import seal, telling, unseal, write_text
+from pipelines.console import note
+from pipelines.entry import OUTCOME_FILE, run_worker
+from pipelines.last_word import forget_error, read_error
 from pipelines.prepared import Prepared
 
 __all__ = [
+    "CLAIM_FILE",
     "TrainOutcome",
     "claim_folder",
     "deciding_settings",
+    "has_ended",
     "make_trainer",
+    "read_claim",
     "read_outcome",
     "run_beside_signals",
     "total_steps",
     "train_on_ray",
     "worker_config",
 ]
+
+CLAIM_FILE = "recipe.json"
+"""In a run's or sweep's folder: the settings that it was started with."""
+
+_MAX_FILE = 2**22
+"""Bytes of a claim or an outcome."""
 
 _DECIDES_NOTHING = {
     "train": {
@@ -68,6 +80,15 @@ class TrainOutcome:
     """Names of the hosts that they ended on, by rank."""
     nodes: tuple[str, ...] = ()
     """Ray's ids of these nodes."""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """What is wrong with it although it ran to the end, by name; of its gates at the recipe's threshold."""
+    gate_values: GateValues = field(default_factory=GateValues)
+    """What the gates said after training."""
+
+    def flags_at(self, threshold: float | None) -> dict[str, str]:
+        """What is wrong with it at the gate threshold that it is served with."""
+        others = {name: flag for name, flag in self.flags.items() if not name.startswith("gate_")}
+        return others | gate_flags(self.gate_values, threshold)
 
 
 def total_steps(recipe: Recipe, prepared: Prepared) -> int:
@@ -93,9 +114,9 @@ def claim_folder(folder: Path, recipe: Recipe, *, sections: Sequence[str]) -> No
         ConfigError: a run of this name exists with other settings.
     """
     identity = deciding_settings(recipe, sections=sections)
-    claim = folder / "recipe.json"
+    claim = folder / CLAIM_FILE
     if claim.is_file():
-        before = json.loads(claim.read_text(encoding="utf-8"))
+        before = read_claim(folder)
         changed = sorted(name for name in identity if before.get(name) != identity[name])
         if changed:
             raise ConfigError(
@@ -103,8 +124,28 @@ def claim_folder(folder: Path, recipe: Recipe, *, sections: Sequence[str]) -> No
                 f"{str(folder)!r}; choose another `name`, or delete that folder"
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    claim.write_text(json.dumps(identity, indent=2), encoding="utf-8")
+    with telling(claim):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_text(claim, seal(identity))
+
+
+def read_claim(folder: Path) -> dict[str, Any]:
+    """The settings that a run's folder was claimed with.
+
+    Raises:
+        ConfigError: they are not there as they were written.
+    """
+    claim = folder / CLAIM_FILE
+    try:
+        values = unseal(read_text(claim, limit=_MAX_FILE))
+        if unknown := values.keys() - Recipe.model_fields.keys():
+            raise MalformedError(f"{shown(sorted(unknown))}, which no recipe has")
+        return values
+    except (OSError, MalformedError) as error:
+        raise ConfigError(
+            f"the settings of a run must be as they were written, got {str(claim)!r}: {reason_of(error)}; if this is the recipe that the run "
+            "was started with, delete that file and it goes on; if in doubt, choose another `name`"
+        ) from None
 
 
 def train_on_ray(
@@ -118,10 +159,29 @@ def train_on_ray(
     Raises:
         GrunError: what a worker found wrong, or that the workers failed more often than `train.max_failures`.
     """
-    if not (folder / OUTCOME_FILE).is_file():
-        (folder / ERROR_FILE).unlink(missing_ok=True)
+    if not has_ended(folder):
+        forget_error(folder)
         _fit(recipe, prepared, folder, name, cache, callbacks)
     return read_outcome(folder)
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether a training run has ended, well or badly.
+
+    An outcome that is not as it was written is deleted: the last checkpoint makes it once more, in no step at all.
+    """
+    path = folder / OUTCOME_FILE
+    if not path.is_file():
+        return False
+    try:
+        _parse_outcome(folder)
+    except (OSError, ValueError, TypeError) as error:
+        note(
+            f"{str(path)!r} is not as it was written ({reason_of(error)}) and is deleted; it is made anew from the last checkpoint"
+        )
+        path.unlink()
+        return False
+    return True
 
 
 def read_outcome(folder: Path) -> TrainOutcome:
@@ -129,14 +189,24 @@ def read_outcome(folder: Path) -> TrainOutcome:
 
     Raises:
         GrunError: what a worker found wrong.
+        TrainingError: the outcome is missing or damaged.
     """
-    if (folder / ERROR_FILE).is_file():
-        failure = json.loads((folder / ERROR_FILE).read_text(encoding="utf-8"))
-        kind = getattr(errors, failure["type"], TrainingError)
-        raise kind(failure["message"])
-    outcome: dict[str, Any] = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
+    if (error := read_error(folder)) is not None:
+        raise error
+    try:
+        return _parse_outcome(folder)
+    except (OSError, ValueError, TypeError) as reason:
+        raise TrainingError(
+            f"the outcome of a run must be as it was written, got {str(folder / OUTCOME_FILE)!r}: {reason_of(reason)}; delete it, and the "
+            "same command makes it anew from the last checkpoint"
+        ) from None
+
+
+def _parse_outcome(folder: Path) -> TrainOutcome:
+    outcome = unseal(read_text(folder / OUTCOME_FILE, limit=_MAX_FILE))
     outcome |= {name: tuple(outcome.get(name, ())) for name in ("hosts", "nodes")}
-    return TrainOutcome(adapter=folder / "adapter", **outcome)
+    values = {name: tuple(side) for name, side in outcome.pop("gate_values", {}).items()}
+    return TrainOutcome(adapter=folder / "adapter", gate_values=GateValues(**values), **outcome)
 
 
 def worker_config(recipe: Recipe, prepared: Prepared, cache: Path | None) -> dict[str, Any]:
@@ -193,6 +263,8 @@ def _fit(recipe: Recipe, prepared: Prepared, folder: Path, name: str, cache: Pat
     try:
         run_beside_signals(trainer.fit)
     except ray.train.TrainingFailedError as error:
+        if (found := read_error(folder)) is not None:
+            raise found from error
         raise TrainingError(
             f"training must survive with at most {failures} restart(s), got {_innermost(error)}; "
             f"the last checkpoint is kept, and the same command continues from it"

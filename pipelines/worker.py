@@ -4,16 +4,15 @@ The run's folder on shared storage holds what outlives the workers: `metrics.jso
 ships to MLflow), `checkpoints/`, `adapter/` (the result) and `STOP` (its presence asks the workers to finish early).
 """
 
-import json
 import logging
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 
 import ray.train
 import ray.train.torch
@@ -27,12 +26,14 @@ from grun.data.splits import Splits
 from grun.errors import GrunError
 from grun.lm import CachedPass, FullPass, PrefixCache, digest_weights, load_frozen_lm, resolve_folder
 from grun.lm.frozen import count_parameters, read_shape
+from grun.reading import shown
 from grun.requests import UnlearningRequest
 from grun.training import (
     Callback,
     Checkpoints,
     Engine,
     FitResult,
+    Found,
     MetricsSpool,
     Progress,
     StopTraining,
@@ -40,15 +41,24 @@ from grun.training import (
     TorchEngine,
     build_task,
     fit,
+    gate_flags,
+    gradient_flags,
+    load_checkpoint,
+    read_spool_lines,
+    whole_steps,
 )
+from grun.writing import disk_error, seal, write_text
 from pipelines.deepspeed_engine import DeepSpeedEngine, resident_share
-from pipelines.entry import ERROR_FILE, OUTCOME_FILE, REPORTS_FILE, STOP_FILE
+from pipelines.entry import OUTCOME_FILE, REPORTS_FILE, STOP_FILE
 from pipelines.journal import append_entry
+from pipelines.last_word import write_error
 from pipelines.prepared import read_prepared
 from pipelines.probe import Probe
 from pipelines.shared_caches import at_hand
 
 __all__ = ["Bench", "build_engine", "recording_errors", "train_worker"]
+
+_T = TypeVar("_T")
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
@@ -68,10 +78,28 @@ def recording_errors(run_folder: Path) -> Iterator[None]:
     """Write an error that the user can mend to `error.json` and do not raise it: Ray would start the workers again, in vain."""
     try:
         yield
-    except GrunError as error:
+    except Exception as error:
+        told = error if isinstance(error, GrunError) else disk_error(error)
+        if told is None:
+            raise
         if torch.distributed.get_rank() == 0:
-            failure = {"type": type(error).__name__, "message": str(error)}
-            (run_folder / ERROR_FILE).write_text(json.dumps(failure), encoding="utf-8")
+            write_error(run_folder, told)
+
+
+def _by_rank_0(engine: Engine, act: Callable[[], _T]) -> _T:
+    """What rank 0 does for all; what goes wrong there is raised on every worker, so that none waits for another in vain."""
+    done: _T | GrunError | None = None
+    if engine.rank == 0:
+        try:
+            done = act()
+        except (GrunError, OSError) as error:
+            done = error if isinstance(error, GrunError) else disk_error(error)
+            if done is None:
+                raise
+    done = engine.gather(done)[0]
+    if isinstance(done, GrunError):
+        raise done
+    return cast(_T, done)
 
 
 @dataclass(frozen=True)
@@ -109,16 +137,17 @@ class Bench:
         engine = self.engine
         task = build_task(recipe, self.splits, self.request, engine.lm, self.encoder)
         engine.cut_at(task.adapter.layers[0])
-        checkpoints = Checkpoints(run_folder / "checkpoints")
-        start = checkpoints.load_latest(task.adapter, task.optimizer, trajectory=task.trajectory)
+        checkpoints, spool = Checkpoints(run_folder / "checkpoints"), MetricsSpool(run_folder / "metrics.jsonl")
+        found = _by_rank_0(engine, lambda: checkpoints.find(task.trajectory, at_most=whole_steps(spool.path)))
+        if found.folder is not None:
+            load_checkpoint(found.folder, task.adapter, task.optimizer, trajectory=task.trajectory)
         probe = Probe(recipe, self.splits, engine, self.encoder)
-        reporter = _Reporter(engine, task, probe, checkpoints, recipe.train.report_every, run_folder, report)
-        spool = [MetricsSpool(run_folder / "metrics.jsonl")] if engine.rank == 0 else []
-        callbacks: list[Callback] = [*spool, reporter]
+        reporter = _Reporter(engine, task, probe, checkpoints, spool, recipe.train.report_every, run_folder, report)
+        callbacks: list[Callback] = [*([spool] if engine.rank == 0 else []), reporter]
         started = time.monotonic()
         result = (
-            FitResult(start, stopped_early=True)
-            if start and reporter.is_to_stop(start, task.optimizer.total_steps)
+            FitResult(found.step, stopped_early=True)
+            if found.step and reporter.is_to_stop(found.step, task.optimizer.total_steps)
             else fit(
                 engine,
                 task.adapter,
@@ -126,28 +155,48 @@ class Bench:
                 task.sampler,
                 task.optimizer,
                 read_layer=task.read_layer,
-                start=start,
+                start=found.step,
                 callbacks=callbacks,
             )
         )
         share = max(engine.gather(resident_share(engine.lm, count_parameters(self.base_folder))))
         where = engine.gather((socket.gethostname(), ray.get_runtime_context().get_node_id()))
-        if engine.rank == 0:
+        values = probe.gate_values(task.adapter)
+        outcome = {
+            "steps": result.steps,
+            "total_steps": task.optimizer.total_steps,
+            "stopped_early": result.stopped_early,
+            "resident_share": share,
+            # of a run that was interrupted, the time before it is not known
+            "wall_seconds": round(time.monotonic() - started, 3) if not found.step else None,
+            "num_workers": recipe.train.num_workers,
+            "hosts": [host for host, _node in where],
+            "nodes": [node for _host, node in where],
+            "cache_bytes": sum(f.stat().st_size for f in self.cache.rglob("*") if f.is_file()) if self.cache else None,
+            "gate_values": asdict(values),
+        }
+
+        def save() -> None:
             save_adapter(task.adapter, make_card(recipe, self.request, engine, task, result.steps), run_folder / "adapter")
-            outcome = {
-                "steps": result.steps,
-                "total_steps": task.optimizer.total_steps,
-                "stopped_early": result.stopped_early,
-                "resident_share": share,
-                # of a run that was interrupted, the time before it is not known
-                "wall_seconds": round(time.monotonic() - started, 3) if not start else None,
-                "num_workers": recipe.train.num_workers,
-                "hosts": [host for host, _node in where],
-                "nodes": [node for _host, node in where],
-                "cache_bytes": sum(f.stat().st_size for f in self.cache.rglob("*") if f.is_file()) if self.cache else None,
-            }
-            (run_folder / OUTCOME_FILE).write_text(json.dumps(outcome), encoding="utf-8")
-        torch.distributed.barrier()
+            flags = _flags(recipe, spool.path, result.steps, found) | gate_flags(values, recipe.adapter.gate_threshold)
+            write_text(run_folder / OUTCOME_FILE, seal({**outcome, "flags": flags}))
+
+        _by_rank_0(engine, save)
+
+
+def _flags(recipe: Recipe, spool: Path, steps: int, found: Found) -> dict[str, str]:
+    """What is wrong with a training that has ended, its gates left aside."""
+    lines = read_spool_lines(spool)
+    norms = [line.metrics["train/grad_norm"] for _step, line in sorted(lines.items()) if "train/grad_norm" in line.metrics]
+    flags = gradient_flags(norms, recipe.train.grad_clip)
+    if found.note is not None:
+        flags["checkpoint_damaged"] = found.note
+    if lost := sorted(set(range(1, steps + 1)) - lines.keys()):
+        flags["metrics_lost"] = (
+            f"every step must have its metrics in {str(spool)!r}, got none that are whole for step(s) {shown(lost)[1:-1]}, and no checkpoint "
+            "from before; the adapter is what it should be, its curves have a gap"
+        )
+    return flags
 
 
 def build_engine(recipe: Recipe, base: str, cache_folder: str | Path | None = None, *, every_cut: bool = False) -> Engine:
@@ -202,6 +251,7 @@ class _Reporter:
     task: Task
     probe: Probe
     checkpoints: Checkpoints
+    spool: MetricsSpool
     every: int
     run_folder: Path
     report: Callable[[dict[str, Any]], None]
@@ -210,15 +260,18 @@ class _Reporter:
         if progress.step % self.every and not progress.is_last:
             return
         metrics = {**progress.metrics, **self.probe(progress.adapter), "step": progress.step}
-        if self.engine.rank == 0:
-            # the report first: whoever goes on from the checkpoint does not come to this step again
-            append_entry(self.run_folder / REPORTS_FILE, metrics)
-            self.checkpoints.save(progress.adapter, progress.optimizer, step=progress.step, trajectory=self.task.trajectory)
+        _by_rank_0(self.engine, lambda: self._save(progress, metrics))
         self.report(metrics)
         if self.is_to_stop(progress.step, progress.total_steps):
             raise StopTraining
 
+    def _save(self, progress: Progress, metrics: Mapping[str, Any]) -> None:
+        self.spool.flush()  # a checkpoint says that all before it is known
+        # the report first: whoever goes on from the checkpoint does not come to this step again
+        append_entry(self.run_folder / REPORTS_FILE, metrics)
+        self.checkpoints.save(progress.adapter, progress.optimizer, step=progress.step, trajectory=self.task.trajectory)
+
     def is_to_stop(self, step: int, total_steps: int) -> bool:
         """Whether the driver has asked for an end; one worker looks, so that all of them stop in the same step."""
-        asked = self.engine.gather((self.run_folder / STOP_FILE).exists() if self.engine.rank == 0 else None)[0]
-        return bool(asked) and step < total_steps
+        asked = _by_rank_0(self.engine, (self.run_folder / STOP_FILE).exists)
+        return asked and step < total_steps

@@ -5,7 +5,6 @@ loading checks all of it, the digest of the tensors, and the certificate if ther
 """
 
 import hashlib
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -18,13 +17,14 @@ from torch import Tensor
 
 from grun import __version__
 from grun.adapters.certified import check_certificate
-from grun.adapters.placing import partial_of, put_folder
+from grun.adapters.placing import put_folder
 from grun.certificate import Certificate
 from grun.config import AdapterConfig, Config, PromptConfig
 from grun.errors import AdapterError, ConfigError
 from grun.interventions import Adapter, build_adapter
 from grun.lm import BaseInfo, FrozenLM
-from grun.reading import MalformedError, check_tensor_file, cut, digest_file, parse_json, read_text, reason_of, shown
+from grun.reading import MalformedError, check_tensor_file, cut, digest_file, read_text, reason_of, shown
+from grun.writing import partial_folder, seal, unseal
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -94,22 +94,21 @@ def save_adapter(adapter: Adapter, card: AdapterCard, folder: Path) -> Path:
 
     Raises:
         AdapterError: the folder cannot be written, or the card's certificate is of something else.
+        DiskError: its disk is full, or the like.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in adapter.state_dict().items()}
     return _write(folder, card, save(tensors))
 
 
 def _write(folder: Path, card: AdapterCard, tensors: bytes) -> Path:
-    partial = partial_of(folder)
     whole = card.model_copy(update={"tensors_sha256": hashlib.sha256(tensors).hexdigest()})
     _check_certificate(whole)
     try:
-        partial.mkdir(parents=True)
-        (partial / ADAPTER_TENSORS).write_bytes(tensors)
-        (partial / ADAPTER_CONFIG).write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        put_folder(partial, folder, kind="an adapter", names=(ADAPTER_CONFIG, ADAPTER_TENSORS))
+        with partial_folder(folder) as partial:
+            (partial / ADAPTER_TENSORS).write_bytes(tensors)
+            (partial / ADAPTER_CONFIG).write_text(seal(whole.model_dump(mode="json")) + "\n", encoding="utf-8")
+            put_folder(partial, folder, kind="an adapter", names=(ADAPTER_CONFIG, ADAPTER_TENSORS))
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise AdapterError(
             f"an adapter folder must be writable, got {str(folder)!r} ({error.strerror}); choose another `output`"
         ) from None
@@ -146,7 +145,7 @@ def read_card(folder: Path) -> AdapterCard:
 
 def _read_config(folder: Path) -> AdapterCard:
     try:
-        return AdapterCard.model_validate(parse_json(read_text(folder / ADAPTER_CONFIG, limit=_MAX_CONFIG, owned=True)))
+        return AdapterCard.model_validate(unseal(read_text(folder / ADAPTER_CONFIG, limit=_MAX_CONFIG, owned=True)))
     except (OSError, ValueError) as error:  # ValueError: of the file, of JSON, of the schema
         detail = (
             "; ".join(f"{shown(e['loc'])}: {cut(e['msg'])}" for e in error.errors()[:_MAX_FINDINGS])

@@ -28,13 +28,14 @@ from grun.adapters.folder import (
     load_adapter,
     read_card,
 )
-from grun.adapters.placing import partial_of, put_folder
+from grun.adapters.placing import put_folder
 from grun.config import CompositionConfig, Config
 from grun.config.ledger import NAME_PATTERN
 from grun.errors import AdapterError
 from grun.interventions import AdapterStack, StackMember
 from grun.lm import BaseInfo, FrozenLM
 from grun.reading import cut, parse_json, read_text, reason_of, shown
+from grun.writing import partial_folder
 
 __all__ = [
     "ADAPTERS",
@@ -108,24 +109,20 @@ def save_stack(members: Sequence[tuple[str, Path]], composition: CompositionConf
     cards = [_read_member(request_id, source) for request_id, source in members]
     _check_together([request_id for request_id, _source in members], cards)
     card = _make_card(members, composition, cards[0].base_digest)
-    partial = partial_of(folder)
     try:
-        (partial / ADAPTERS).mkdir(parents=True)
-        for (_request_id, source), target in zip(members, member_folders(partial, card), strict=True):
-            target.mkdir()
-            for name in (ADAPTER_CONFIG, ADAPTER_TENSORS):
-                shutil.copyfile(source / name, target / name)
-        (partial / STACK_CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        read_stack_card(partial)  # what was copied is what was read
-        put_folder(partial, folder, kind="a stack", names=(STACK_CARD, ADAPTERS))
+        with partial_folder(folder) as partial:
+            (partial / ADAPTERS).mkdir()
+            for (_request_id, source), target in zip(members, member_folders(partial, card), strict=True):
+                target.mkdir()
+                for name in (ADAPTER_CONFIG, ADAPTER_TENSORS):
+                    shutil.copyfile(source / name, target / name)
+            (partial / STACK_CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            read_stack_card(partial)  # what was copied is what was read
+            put_folder(partial, folder, kind="a stack", names=(STACK_CARD, ADAPTERS))
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise AdapterError(
             f"a stack folder must be writable, got {str(folder)!r} ({error.strerror}); choose another place"
         ) from None
-    except AdapterError:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return folder
 
 

@@ -7,6 +7,7 @@ Numbers of two models compare only where both were asked the same in the same wa
 they expect, and any difference is refused.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,8 @@ class RetainLogsHeader(Config):
     """How records became token ids."""
     max_new_tokens: PositiveInt
     """Longest generated answer in tokens; generation is greedy."""
+    rows_sha256: str | None = None
+    """SHA-256 over the lines of the rows; None in a file of a version before there was one."""
     sets: dict[str, str]
     """SHA-256 over the full contents of the records, by set."""
 
@@ -63,7 +66,9 @@ def write_retain_logs(path: Path, header: RetainLogsHeader, rows: Sequence[RowSc
     Raises:
         DataError: the folder cannot be written to.
     """
-    write_atomically(path, "".join(f"{line}\n" for line in (header.model_dump_json(), *map(format_row, rows))))
+    lines = "".join(f"{line}\n" for line in map(format_row, rows))
+    sealed = header.model_copy(update={"rows_sha256": hashlib.sha256(lines.encode()).hexdigest()})
+    write_atomically(path, f"{sealed.model_dump_json()}\n{lines}")
 
 
 def read_retain_logs(path: Path) -> RetainLogs:
@@ -73,7 +78,7 @@ def read_retain_logs(path: Path) -> RetainLogs:
         DataError: the file is missing, of another version, or a line is malformed (named by file and line number).
     """
     try:
-        first, *lines = path.read_bytes().split(b"\n")
+        first, _, rest = path.read_bytes().partition(b"\n")
     except OSError as error:
         raise DataError(
             f"`evaluation.retain_logs` must be a readable file, got {str(path)!r} ({error.strerror}); check the path"
@@ -93,6 +98,11 @@ def read_retain_logs(path: Path) -> RetainLogs:
     # rows of another version lack fields or mean something else by them, so that is said first
     if header.row_version != ROW_VERSION:
         raise DataError(f"{path}:1: retain-only logs must hold rows of version {ROW_VERSION}, got {header.row_version}; {_AGAIN}")
+    if header.rows_sha256 is not None and hashlib.sha256(rest).hexdigest() != header.rows_sha256:
+        raise DataError(
+            f"{path}: the rows of retain-only logs must be as they were written, got others; {_AGAIN}, or copy the file again"
+        )
+    lines = rest.split(b"\n")
     return RetainLogs(header, tuple(parse_row(line, f"{path}:{n}") for n, line in enumerate(lines, start=2) if line))
 
 

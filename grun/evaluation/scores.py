@@ -8,8 +8,6 @@ Every set-level number can be computed again from these rows; the prompt's own t
 
 import json
 import math
-import os
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from grun.errors import DataError
 from grun.reading import cut
+from grun.writing import write_text
 
 __all__ = ["ROW_VERSION", "RowScore", "format_row", "parse_row", "read_rows", "write_atomically", "write_rows"]
 
@@ -128,13 +127,11 @@ def write_atomically(path: Path, text: str) -> None:
 
     Raises:
         DataError: the folder cannot be written to.
+        DiskError: its disk is full, or the like.
     """
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
+        write_text(path, text)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
         raise DataError(
             f"results must go to a writable folder, got {str(path)!r} ({error.strerror}); choose another `output`"
         ) from None

@@ -3,7 +3,6 @@
 A shard that is there is not computed again, so an interrupted build goes on where it was.
 """
 
-import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -35,6 +34,7 @@ from grun.lm.prefix_cache import (
     sequence_digest,
     shard_path,
 )
+from grun.writing import move_into_place, telling, write_text
 
 __all__ = ["cache_bytes", "cut_into_shards", "finish", "probe_cache", "write_shard"]
 
@@ -82,6 +82,7 @@ def write_shard(
         on_rows: called with the number of rows just computed.
 
     Raises:
+        DiskError: there is no room for it, or the like.
         CacheError: the base is a variant; a cache is named by the base on disk, and holds what that one computes.
     """
     if lm.info.variant is not None:
@@ -102,9 +103,7 @@ def write_shard(
 
 def finish(folder: Path, spec: CacheSpec, probe: CacheProbe) -> None:
     """Declare a cache whose shards are all there finished."""
-    scratch = folder / f".cache.{uuid.uuid4().hex}.tmp"
-    scratch.write_text(CacheState(spec=spec, probe=probe).model_dump_json(indent=2), encoding="utf-8")
-    os.replace(scratch, folder / CACHE_FILE)
+    write_text(folder / CACHE_FILE, CacheState(spec=spec, probe=probe).model_dump_json(indent=2))
 
 
 def probe_cache(lm: FrozenLM, cache: PrefixCache, examples: Sequence[Example]) -> CacheProbe:
@@ -180,18 +179,19 @@ class _Shard:
         """Write tensors and index, the index last."""
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        tensors = {name: torch.cat(parts).contiguous() for name, parts in self.tensors.items()}
         try:
-            tensors = {name: torch.cat(parts).contiguous() for name, parts in self.tensors.items()}
-            save_file(tensors, scratch, metadata={"heads": f"{self.heads[0]} {self.heads[1]}"})
+            with telling(path):
+                save_file(tensors, scratch, metadata={"heads": f"{self.heads[0]} {self.heads[1]}"})
             index = ShardIndex(
                 sha256=file_digest(scratch),
                 num_bytes=scratch.stat().st_size,
                 prompts=tuple((prompt_digest(ids), len(ids) - 1) for ids in self.prompts),
                 sequences=tuple(self.sequences),
             )
-            os.replace(scratch, path)
-            scratch.write_text(index.model_dump_json(), encoding="utf-8")
-            os.replace(scratch, path.with_suffix(".json"))
+            with telling(path):
+                move_into_place(scratch, path)
+            write_text(path.with_suffix(".json"), index.model_dump_json())
         finally:
             scratch.unlink(missing_ok=True)
 

@@ -7,7 +7,6 @@ decides it; the retain-only twin is the same call without the forget set and wit
 import hashlib
 import json
 import math
-import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -23,11 +22,16 @@ from grun.data.batches import TokenBatch, collate
 from grun.data.prompts import Example, PromptEncoder
 from grun.data.records import QARecord, Record, TextRecord, digest_records
 from grun.errors import DataError
+from grun.lm.frozen import digest_weights
+from grun.writing import whole_folder
 
-__all__ = ["TEACH_VERSION", "lessons", "taught_folder_name", "teach_model", "train_tokenizer"]
+__all__ = ["TEACH_VERSION", "is_taught", "lessons", "taught_folder_name", "teach_model", "train_tokenizer"]
 
 TEACH_VERSION = 1
 """Raised by whoever changes what teaching produces, so that cached models of the old kind are not taken for new ones."""
+
+_DIGEST = "taught.sha256"
+"""Beside the model: what its files were when it was taught."""
 
 _PAD, _EOS = "<|pad|>", "<|end|>"
 
@@ -44,6 +48,19 @@ def taught_folder_name(
         "vocabulary": digest_records(vocabulary),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def is_taught(folder: Path) -> bool:
+    """Whether a model is there as it was taught: weights, configuration and tokenizer.
+
+    One of a version that kept no digest is taken as it is.
+    """
+    if not (folder / "config.json").is_file():
+        return False
+    try:
+        return not (folder / _DIGEST).exists() or digest_weights(folder) == (folder / _DIGEST).read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return False
 
 
 def lessons(records: Sequence[Record]) -> list[tuple[Record, str | None]]:
@@ -126,8 +143,10 @@ def teach_model(
     Raises:
         DataError: a record is longer than the context.
     """
-    if (folder / "config.json").is_file():
+    if is_taught(folder):
         return folder
+    if folder.exists():  # damaged
+        shutil.rmtree(folder)
     tokenizer = train_tokenizer(config, vocabulary)
     encoder = PromptEncoder(tokenizer, prompt, context=config.context)
     try:
@@ -138,13 +157,10 @@ def teach_model(
         ) from None
     model = _new_model(config, tokenizer)
     _fit(model, examples, config, on_step)
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    try:
-        partial.replace(folder)
-    except OSError:  # another process finished the same model first
-        shutil.rmtree(partial)
+    with whole_folder(folder) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        (partial / _DIGEST).write_text(digest_weights(partial), encoding="ascii")
     return folder
 
 

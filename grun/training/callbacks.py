@@ -1,16 +1,13 @@
 """Callbacks: everything that watches training and is not learning."""
 
-import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from grun.interventions import Adapter
 from grun.training.optimizer import AdapterOptimizer
 
-__all__ = ["Callback", "MetricsSpool", "Progress", "StopTraining"]
+__all__ = ["Callback", "Progress", "StopTraining"]
 
 
 @dataclass(frozen=True)
@@ -41,21 +38,3 @@ class Callback(Protocol):
     def __call__(self, progress: Progress) -> None:
         """Look at the progress; may raise :class:`StopTraining`."""
         ...
-
-
-class MetricsSpool:
-    """Appends each step's metrics to a JSONL file, from which they are shipped to MLflow; nothing is lost with a server."""
-
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
-        self.path = path
-        self.clock = clock
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line."""
-        line = json.dumps({"step": step, "time_ms": int(self.clock() * 1000), "metrics": dict(metrics)})
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-
-    def __call__(self, progress: Progress) -> None:
-        """Append the metrics of a step."""
-        self.write(progress.step, progress.metrics)

@@ -53,7 +53,7 @@ class AdapterOptimizer:
             terms: this worker's share of each named term.
 
         Raises:
-            TrainingError: a term or gradient is not finite; after the first step, a tensor has no gradient.
+            TrainingError: a term, a gradient or the norm of all is not finite; after the first step, a tensor has no gradient.
         """
         # a worker's share may be empty; whether a tensor learns at all is decided on the sum
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.named.values()]
@@ -68,6 +68,11 @@ class AdapterOptimizer:
         for parameter, part in zip(self.named.values(), parts, strict=True):
             parameter.grad = part.view_as(parameter)
         norm = torch.nn.utils.clip_grad_norm_(self.named.values(), self.config.grad_clip)
+        if not bool(torch.isfinite(norm)):  # of finite gradients: clipping would make nothing of them, and that without a word
+            raise TrainingError(
+                f"gradients must not explode, got a norm beyond what a float holds in step {step + 1}; nothing was applied. "
+                "Lower `train.learning_rate` or the weight of the forget term"
+            )
         scale = learning_rate_scale(step, total_steps=self.total_steps, warmup_steps=self.config.warmup_steps)
         for group in self.adamw.param_groups:
             group["lr"] = self.config.learning_rate * scale

@@ -1,13 +1,12 @@
 """Export a ledger to one file: the proof to keep elsewhere, which a later `verify --against` compares with."""
 
 import argparse
-import os
-from contextlib import suppress
 from pathlib import Path
 
 from grun.config import Recipe
 from grun.errors import LedgerError
 from grun.ledger import Ledger, parse_export, to_export
+from grun.writing import write_text
 from pipelines.console import check_writable, summary
 from pipelines.ledger_store import LedgerStore
 from pipelines.ledger_verbs.steps import ledger_step
@@ -46,14 +45,10 @@ def write_export(ledger: Ledger, path: Path) -> None:
     """
     if path.exists():
         ledger.check_continues(parse_export(path))
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(to_export(ledger), encoding="utf-8")
-        partial.replace(path)
+        write_text(path, to_export(ledger))
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise LedgerError(
             f"an export must be a file that can be written, got {str(path)!r} ({error.strerror}); choose another by `--to`"
         ) from None

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from grun.adapters import digest_adapter, read_card
 from grun.config import Recipe
-from grun.errors import GrunError
+from grun.errors import DiskError, GrunError
 from grun.ledger import CertificateDetails, Details, Ledger, RequestState
+from grun.writing import whole_folder
 from pipelines.certifying import check_calibration
 from pipelines.checks import check_answers, check_base, check_full_precision, check_rows, check_storage
 from pipelines.console import check_writable, note
@@ -79,8 +80,9 @@ def train_request(work: Work, request_id: str) -> None:
         with trained(recipe, prepared, work.tracker, common=common_rows(work.shared)) as (run_id, outcome):
             adapter = _keep(work, request_id, outcome.adapter)
     except GrunError as error:
-        # a worker found something wrong; where workers merely died, the same command goes on from their last checkpoint
-        if (run_folder(recipe) / ERROR_FILE).is_file():
+        # a worker found something wrong; where workers merely died, or a disk failed them, the same command goes on from their last
+        # checkpoint
+        if (run_folder(recipe) / ERROR_FILE).is_file() and not isinstance(error, DiskError):
             work.record("failed", request_id, reason=str(error))
         raise
     card = read_card(adapter)
@@ -116,10 +118,8 @@ def _keep(work: Work, request_id: str, adapter: Path) -> Path:
     target = kept_adapter(work, request_id, digest_adapter(adapter))
     if target.is_dir():
         return target
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(adapter, partial)
-    partial.replace(target)
+    with whole_folder(target) as partial:
+        shutil.copytree(adapter, partial, dirs_exist_ok=True)
     return target
 
 

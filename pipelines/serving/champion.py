@@ -6,10 +6,7 @@
 Where the registry is away, the copy that was served last is good enough, as long as its files are what they were.
 """
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from filelock import FileLock
 from grun.config import Config, Recipe
 from grun.errors import AdapterError
 from grun.reading import parse_json, read_text
+from grun.writing import write_text
 from pipelines.mlflow_flavor import load_adapter_folder
 from pipelines.registry import CHAMPION, Registry
 from pipelines.serving.loading import digest_files
@@ -139,8 +137,8 @@ class LocalCopy:
         """Note what is served, and let older copies go."""
         into = self._folder / found.champion.name
         record = _Record(version=found.champion.version, digest=digest)
-        with FileLock(into / ".lock"), _replacing(into / "champion.json") as partial:
-            partial.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        with FileLock(into / ".lock"):
+            write_text(into / "champion.json", record.model_dump_json(indent=2) + "\n")
         for other in into.glob("v*"):
             if other.name != f"v{found.champion.version}":
                 shutil.rmtree(other, ignore_errors=True)
@@ -155,11 +153,3 @@ def _read(path: Path) -> _Record | None:
         raise AdapterError(
             f"the note of what was served last must be as it was written, got {str(path)!r} ({type(error).__name__}); delete it"
         ) from None
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    yield partial
-    partial.replace(path)

@@ -1,6 +1,7 @@
 """Folders that somebody made on purpose: links, bombs and numbers that stand for others."""
 
 import io
+import json
 import os
 import zipfile
 from collections.abc import Callable
@@ -35,7 +36,9 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) ->
     before = digest_file(path)
     save_file(change(load_file(path)), path)
     config = folder / ADAPTER_CONFIG
-    config.write_text(config.read_text(encoding="utf-8").replace(before, digest_file(path)), encoding="utf-8")
+    values = json.loads(config.read_text(encoding="utf-8").replace(before, digest_file(path)))
+    del values["sha256"]  # whoever means it does not leave the seal broken
+    config.write_text(json.dumps(values), encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", [ADAPTER_CONFIG, ADAPTER_TENSORS])

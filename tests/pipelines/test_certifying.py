@@ -296,9 +296,10 @@ def test_the_certificate_is_on_the_model_version(recipe: Recipe, prepared: Prepa
     certificate = certificate_of(served)
     tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db", "grun", tmp_path / "artifacts")
     with tracker.run("trained") as run_id:
-        version = register(tracker, recipe, run_id, served)
+        version = register(tracker, recipe, run_id, served, {"gate_never_opens": "why"})
     tags = tracker.client.get_model_version(recipe.registered_model, str(version)).tags
     assert tags["certificate_sentence"] == certificate.sentence
+    assert tags["flag.gate_never_opens"] == "why"
     assert tags["certificate_holds"] == "true"
     assert (float(tags["certificate_alpha"]), float(tags["certificate_delta"])) == (0.25, 0.2)
     assert float(tags["certificate_bound"]) == certificate.calibration.upper_bound

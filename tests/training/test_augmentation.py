@@ -8,7 +8,7 @@ from grun.config import AugmentationConfig, PromptConfig
 from grun.data.prompts import Example, PromptEncoder
 from grun.data.records import QARecord, TextRecord
 from grun.lm import FrozenLM, FullPass
-from grun.training import Checkpoints, Progress, StopTraining, Task, TorchEngine, fit
+from grun.training import Checkpoints, Progress, StopTraining, Task, TorchEngine, fit, load_checkpoint
 from grun.training.augmentation import Augmentation
 
 MakeTask = Callable[..., Task]
@@ -65,7 +65,10 @@ def test_a_resumed_run_follows_the_same_forms(make_task: MakeTask, tiny_lm: Froz
     whole, begun, resumed = (make_task(**AUGMENTED) for _ in range(3))
     run(whole)
     run(begun, stop=3)
-    run(resumed, start=checkpoints.load_latest(resumed.adapter, resumed.optimizer, trajectory=resumed.trajectory))
+    run(
+        resumed,
+        start=load_checkpoint(tmp_path / "step00000003", resumed.adapter, resumed.optimizer, trajectory=resumed.trajectory),
+    )
     for mine, theirs in zip(whole.adapter.parameters(), resumed.adapter.parameters(), strict=True):
         assert mine.equal(theirs)
 

@@ -84,6 +84,7 @@ class TestRequest:
 
 def read_values(folder: Path) -> dict[str, Any]:
     values: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    del values["sha256"]  # whoever means it does not leave the seal broken
     return values
 
 
