@@ -14,12 +14,14 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grun.errors import AdapterError, PromotionError
 from pipelines import mlflow_flavor
 from pipelines.lease import Lease, check_lease, hold_lease
+from pipelines.patience import is_outage
 from pipelines.promotion_record import Action, PromotionRecord, Verdict
 from pipelines.tracking import Tracker
 
@@ -51,26 +53,18 @@ class Registry:
     ) -> int:
         """Log an adapter or a stack, load it back, register it and point `candidate` at it; return the version.
 
-        The same files of the same run are registered once: a resumed command gets the version that it made before.
+        The same files of the same run are registered once: a resumed command, and one that waited for a server, get the version
+        that was made before. The alias comes last, so what an outage leaves behind is not taken for a candidate.
 
         Raises:
             AdapterError: the folder is neither, or what comes back is not what was logged; nothing is registered.
+            OutageError: MLflow is away; the same call goes on from what was done.
             TrackingError: MLflow refuses; no version stays behind.
         """
-        digests = mlflow_flavor.digests_of(adapter_folder)
         with self._calling("register a candidate"):
-            version = self._registered_before(model_name, run_id, digests)
-            if version is not None:
-                self._client.set_registered_model_alias(model_name, CANDIDATE, str(version))
-                return version
-            model_id = mlflow_flavor.log_model(self._client, run_id, adapter_folder=adapter_folder, base=base, tags=tags)
-            location = self._client.get_logged_model(model_id).artifact_location
-            try:
-                self._load_back(location, digests)
-            except AdapterError:
-                self._client.delete_logged_model(model_id)
-                raise
-            return self._create_version(model_name, run_id, model_id, location, {**(tags or {}), **_digest_tags(digests)})
+            return self._tracker.patience.until(
+                partial(self._find_or_register, model_name, run_id, adapter_folder, base, tags or {})
+            )
 
     def names(self) -> list[str]:
         """Names of the registered models that hold a version or an alias, sorted; a ledger of requests is none."""
@@ -275,10 +269,31 @@ class Registry:
             if "by" in run.data.params  # absent when a promoter died between opening the run and filling it
         ]
 
-    def _registered_before(self, model_name: str, run_id: str, digests: Mapping[str, str]) -> int | None:
+    def _find_or_register(
+        self, model_name: str, run_id: str, adapter_folder: Path, base: "BaseInfo", tags: Mapping[str, str]
+    ) -> int:
+        digests = mlflow_flavor.digests_of(adapter_folder)
+        version = self._only_version(model_name, run_id, digests)
+        if version is not None:
+            self._client.set_registered_model_alias(model_name, CANDIDATE, str(version))
+            return version
+        model_id = mlflow_flavor.log_model(self._client, run_id, adapter_folder=adapter_folder, base=base, tags=tags)
+        location = self._client.get_logged_model(model_id).artifact_location
+        try:
+            self._load_back(location, digests)
+        except AdapterError:
+            self._client.delete_logged_model(model_id)
+            raise
+        return self._create_version(model_name, run_id, model_id, location, tags, digests)
+
+    def _only_version(self, model_name: str, run_id: str, digests: Mapping[str, str]) -> int | None:
+        """The version of these files of a run; of several that a server made of one, the first stays."""
         versions = self._client.search_model_versions(f"name = '{model_name}' AND run_id = '{run_id}'")
         tags = _digest_tags(digests)
-        return next((int(found.version) for found in versions if tags.items() <= found.tags.items()), None)
+        found = sorted(int(version.version) for version in versions if tags.items() <= version.tags.items())
+        for superfluous in found[1:]:
+            self._client.delete_model_version(model_name, str(superfluous))
+        return found[0] if found else None
 
     def _load_back(self, location: str, digests: Mapping[str, str]) -> None:
         with tempfile.TemporaryDirectory() as scratch:
@@ -289,7 +304,15 @@ class Registry:
                 f"a logged adapter must come back as it was, got {stored} instead of {dict(digests)}; check the artifact store"
             )
 
-    def _create_version(self, model_name: str, run_id: str, model_id: str, location: str, tags: Mapping[str, str]) -> int:
+    def _create_version(
+        self,
+        model_name: str,
+        run_id: str,
+        model_id: str,
+        location: str,
+        tags: Mapping[str, str],
+        digests: Mapping[str, str],
+    ) -> int:
         from mlflow.exceptions import MlflowException
 
         try:
@@ -299,20 +322,25 @@ class Registry:
                 raise
         # A server accepts only the logged model's URI; a database would look that up in MLflow's global store.
         source = f"models:/{model_id}" if self._tracker.store.is_server else location
-        created = self._client.create_model_version(model_name, source, run_id, tags=dict(tags), model_id=model_id)
+        all_tags = {**tags, **_digest_tags(digests)}
+        created = self._client.create_model_version(model_name, source, run_id, tags=all_tags, model_id=model_id)
+        # a server that was slow to answer may have made it before
+        version = self._only_version(model_name, run_id, digests) or int(created.version)
         try:
-            self._client.set_registered_model_alias(model_name, CANDIDATE, created.version)
-        except MlflowException:
-            with suppress(MlflowException):
-                self._client.delete_model_version(model_name, created.version)
+            self._client.set_registered_model_alias(model_name, CANDIDATE, str(version))
+        except MlflowException as error:
+            if not is_outage(error):  # after an outage it is found again
+                with suppress(MlflowException):
+                    self._client.delete_model_version(model_name, str(version))
             raise
-        return int(created.version)
+        return version
 
     def _fetch(self, location: str, into: Path) -> Path:
         from mlflow.artifacts import download_artifacts
 
+        fetch = partial(download_artifacts, artifact_uri=location, dst_path=str(into), tracking_uri=self._tracker.store.uri)
         with self._calling("download a model"):
-            return Path(download_artifacts(artifact_uri=location, dst_path=str(into), tracking_uri=self._tracker.store.uri))
+            return Path(self._tracker.patience.until(fetch))
 
     def _resolve(self, model_name: str, alias_or_version: str | int) -> int:
         if isinstance(alias_or_version, int):
