@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from grun.errors import OutageError
 from pipelines.console import note
 
 __all__ = ["Patience", "PatientClient", "is_outage"]
@@ -30,6 +31,8 @@ _FIRST_SECONDS, _LONGEST_SECONDS = 0.5, 10.0
 
 def is_outage(error: BaseException) -> bool:
     """Whether what MLflow, its database or the network raised may pass by itself."""
+    if isinstance(error, OutageError):
+        return True
     from mlflow.exceptions import MlflowException
     from requests import HTTPError, RequestException
     from sqlalchemy.exc import OperationalError

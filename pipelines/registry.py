@@ -195,11 +195,26 @@ class Registry:
         with self._recorded(lease, "promote", champion, version, verdict), self._calling("promote a version"):
             for key, value in tags.items():
                 self._client.set_model_version_tag(name, str(version), key, value)
-            self._client.set_registered_model_alias(name, CHAMPION, str(version))
+            self._move_champion(lease, version)
         self._clear_candidate(name, version)
 
+    def finish_promotion(self, lease: Lease, version: int) -> None:
+        """Do what was left undone when a promoter lost MLflow, or died, after it had moved the champion: its record, the alias.
+
+        Raises:
+            PromotionError: the lease is lost, or the version is not the champion.
+        """
+        if self._champion_under(lease) != version:
+            raise PromotionError(
+                f"only a promotion that moved the champion can be finished, got version {version} of {lease.model_name}; promote it"
+            )
+        for record in self.history(lease.model_name):
+            if (record.action, record.version_to) == ("promote", version) and record.status != "FINISHED":
+                self._tracker.end_run(record.run_id)
+        self._clear_candidate(lease.model_name, version)
+
     def rollback(self, lease: Lease, *, reasons: tuple[str, ...] = ()) -> tuple[int, int]:
-        """Give the championship back to the version before, and return both (from, to).
+        """Give the championship back to the version before, and return both (from, to). A rollback that did not end is ended.
 
         Raises:
             PromotionError: the lease is lost, there is no champion, or none before it.
@@ -208,6 +223,10 @@ class Registry:
         champion = self._champion_under(lease)
         if champion is None:
             raise PromotionError(f"a rollback needs a champion, got none for {name}; promote a candidate first")
+        if (half := self._half_rolled_back(name, champion)) is not None:
+            self._forget_previous(name, half.version_from)
+            self._tracker.end_run(half.run_id)
+            return int(half.version_from or 0), champion
         previous = self._version(name, champion).tags.get("previous_champion")
         if not previous:
             raise PromotionError(
@@ -217,9 +236,8 @@ class Registry:
         self._version(name, int(previous))
         verdict = Verdict("rollback", reasons)
         with self._recorded(lease, "rollback", champion, int(previous), verdict), self._calling("roll back"):
-            self._client.set_registered_model_alias(name, CHAMPION, previous)
-            # That promotion is undone; left in place, the tag could lead a later rollback in a circle.
-            self._client.delete_model_version_tag(name, str(champion), "previous_champion")
+            self._move_champion(lease, int(previous))
+            self._forget_previous(name, champion)
         return champion, int(previous)
 
     def decline(self, lease: Lease, version: int, verdict: Verdict) -> None:
@@ -367,6 +385,27 @@ class Registry:
     def _champion_under(self, lease: Lease) -> int | None:
         check_lease(self._tracker.store, lease)
         return self.version_of(lease.model_name, CHAMPION)
+
+    def _move_champion(self, lease: Lease, version: int) -> None:
+        """Move the alias, as long as the lease is held; it may have ended while this waited for a server."""
+
+        def move() -> None:
+            check_lease(self._tracker.store, lease)
+            self._client.set_registered_model_alias(lease.model_name, CHAMPION, str(version))
+
+        self._tracker.patience.until(move)
+
+    def _half_rolled_back(self, model_name: str, champion: int) -> PromotionRecord | None:
+        """The record of a rollback that moved the champion, and did not get further."""
+        last = next(reversed(self.history(model_name)), None)
+        if last is None or (last.action, last.version_to) != ("rollback", champion) or last.status == "FINISHED":
+            return None
+        return last
+
+    def _forget_previous(self, model_name: str, version: int | None) -> None:
+        """Its promotion is undone; left in place, the tag could lead a later rollback in a circle."""
+        with self._calling("roll back"):
+            self._client.delete_model_version_tag(model_name, str(version), "previous_champion")
 
     def _clear_candidate(self, model_name: str, version: int) -> None:
         if self.version_of(model_name, CANDIDATE) == version:
