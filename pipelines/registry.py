@@ -12,7 +12,7 @@ and then write it, both succeed and one is lost. So
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from grun.errors import AdapterError, PromotionError
 from pipelines import mlflow_flavor
 from pipelines.lease import Lease, check_lease, hold_lease
-from pipelines.patience import is_outage
 from pipelines.promotion_record import Action, PromotionRecord, Verdict
+from pipelines.registering import digest_tags, fetch, find_or_register
 from pipelines.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Registry:
         """
         with self._calling("register a candidate"):
             return self._tracker.patience.until(
-                partial(self._find_or_register, model_name, run_id, adapter_folder, base, tags or {})
+                partial(find_or_register, self._tracker, model_name, CANDIDATE, run_id, adapter_folder, base, tags or {})
             )
 
     def names(self) -> list[str]:
@@ -101,8 +101,8 @@ class Registry:
             into.mkdir(parents=True, exist_ok=True)
             uri = self._client.get_model_version_download_uri(model_name, str(version))
         with tempfile.TemporaryDirectory(dir=into, prefix=".download-") as scratch:
-            folder = self._fetch(uri, Path(scratch))
-            digests = _digest_tags(mlflow_flavor.digests_of(mlflow_flavor.load_adapter_folder(folder)))
+            folder = fetch(self._tracker, uri, Path(scratch))
+            digests = digest_tags(mlflow_flavor.digests_of(mlflow_flavor.load_adapter_folder(folder)))
             if any(expected.get(key) != digest for key, digest in digests.items()):
                 raise AdapterError(
                     f"the files of {model_name} version {version} must be the ones that were registered, got {digests}; "
@@ -115,7 +115,7 @@ class Registry:
 
     def version_with(self, model_name: str, adapter_folder: Path) -> int | None:
         """The latest version that holds the files of an adapter or stack folder, or None."""
-        tags = _digest_tags(mlflow_flavor.digests_of(adapter_folder))
+        tags = digest_tags(mlflow_flavor.digests_of(adapter_folder))
         with self._calling("look for a version"):
             versions = self._client.search_model_versions(f"name = '{model_name}'")
         return max((int(found.version) for found in versions if tags.items() <= found.tags.items()), default=None)
@@ -287,79 +287,6 @@ class Registry:
             if "by" in run.data.params  # absent when a promoter died between opening the run and filling it
         ]
 
-    def _find_or_register(
-        self, model_name: str, run_id: str, adapter_folder: Path, base: "BaseInfo", tags: Mapping[str, str]
-    ) -> int:
-        digests = mlflow_flavor.digests_of(adapter_folder)
-        version = self._only_version(model_name, run_id, digests)
-        if version is not None:
-            self._client.set_registered_model_alias(model_name, CANDIDATE, str(version))
-            return version
-        model_id = mlflow_flavor.log_model(self._client, run_id, adapter_folder=adapter_folder, base=base, tags=tags)
-        location = self._client.get_logged_model(model_id).artifact_location
-        try:
-            self._load_back(location, digests)
-        except AdapterError:
-            self._client.delete_logged_model(model_id)
-            raise
-        return self._create_version(model_name, run_id, model_id, location, tags, digests)
-
-    def _only_version(self, model_name: str, run_id: str, digests: Mapping[str, str]) -> int | None:
-        """The version of these files of a run; of several that a server made of one, the first stays."""
-        versions = self._client.search_model_versions(f"name = '{model_name}' AND run_id = '{run_id}'")
-        tags = _digest_tags(digests)
-        found = sorted(int(version.version) for version in versions if tags.items() <= version.tags.items())
-        for superfluous in found[1:]:
-            self._client.delete_model_version(model_name, str(superfluous))
-        return found[0] if found else None
-
-    def _load_back(self, location: str, digests: Mapping[str, str]) -> None:
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = mlflow_flavor.load_adapter_folder(self._fetch(location, Path(scratch)))
-            stored = mlflow_flavor.digests_of(folder)
-        if stored != digests:
-            raise AdapterError(
-                f"a logged adapter must come back as it was, got {stored} instead of {dict(digests)}; check the artifact store"
-            )
-
-    def _create_version(
-        self,
-        model_name: str,
-        run_id: str,
-        model_id: str,
-        location: str,
-        tags: Mapping[str, str],
-        digests: Mapping[str, str],
-    ) -> int:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._client.create_registered_model(model_name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        # A server accepts only the logged model's URI; a database would look that up in MLflow's global store.
-        source = f"models:/{model_id}" if self._tracker.store.is_server else location
-        all_tags = {**tags, **_digest_tags(digests)}
-        created = self._client.create_model_version(model_name, source, run_id, tags=all_tags, model_id=model_id)
-        # a server that was slow to answer may have made it before
-        version = self._only_version(model_name, run_id, digests) or int(created.version)
-        try:
-            self._client.set_registered_model_alias(model_name, CANDIDATE, str(version))
-        except MlflowException as error:
-            if not is_outage(error):  # after an outage it is found again
-                with suppress(MlflowException):
-                    self._client.delete_model_version(model_name, str(version))
-            raise
-        return version
-
-    def _fetch(self, location: str, into: Path) -> Path:
-        from mlflow.artifacts import download_artifacts
-
-        fetch = partial(download_artifacts, artifact_uri=location, dst_path=str(into), tracking_uri=self._tracker.store.uri)
-        with self._calling("download a model"):
-            return Path(self._tracker.patience.until(fetch))
-
     def _resolve(self, model_name: str, alias_or_version: str | int) -> int:
         if isinstance(alias_or_version, int):
             return alias_or_version
@@ -436,7 +363,3 @@ class Registry:
             for name, text in verdict.texts.items():
                 self._tracker.log_text(run_id, text, name)
             yield
-
-
-def _digest_tags(digests: Mapping[str, str]) -> dict[str, str]:
-    return {f"sha256.{name}": digest for name, digest in digests.items()}
