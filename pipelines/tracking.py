@@ -202,8 +202,7 @@ class Tracker:
         """
         with self.calling("read metrics"):
             known = self.client.get_run(run_id).data.metrics
-        new = {key: value for key, value in metrics.items() if known.get(key) != value}
-        self._log_points(run_id, [(step, int(time.time() * 1000), new)])
+        self._log_points(run_id, [(step, int(time.time() * 1000), _unknown(metrics, known))])
 
     def ship_spool(self, run_id: str, path: Path, *, offset: int = 0) -> int:
         """Record the next complete lines of a spool from `offset` on, a thousand at most; return the offset (bytes) to go on from.
@@ -296,6 +295,10 @@ class Tracker:
                     tags[f"non_finite.{key}"] = f"{value} at step {step}"
         with self.calling("record metrics"):
             self.client.log_batch(run_id, metrics=metrics, tags=[RunTag(key, text) for key, text in tags.items()])
+
+
+def _unknown(metrics: Mapping[str, float], known: Mapping[str, float]) -> dict[str, float]:
+    return {key: value for key, value in metrics.items() if known.get(key) != value}
 
 
 def _parse_point(line: bytes) -> tuple[int, int, dict[str, float]]:
