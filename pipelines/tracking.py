@@ -222,7 +222,8 @@ class Tracker:
                 points.append(_parse_point(line))
             except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
                 _logger.warning("%s: skipped a line that is not a spool entry: %r", path, line[:80])
-        self._log_points(run_id, points)
+        if points:
+            self._log_points(run_id, points)
         return offset + sum(map(len, complete))
 
     def log_dataset(self, run_id: str, name: str, digest: str, context: str, num_rows: int, source_kind: str) -> None:
