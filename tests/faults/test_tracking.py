@@ -46,8 +46,8 @@ pytestmark = [
 ]
 
 GROUP = "MLflow"
-_SECONDS = 25
-"""Less than an MLflow client waits for an answer."""
+_SECONDS = 60
+"""Half of what the client waits for an answer here."""
 VERBS = {"train": train, "sweep": sweep, "promote": promote}
 
 IMPATIENT = Injection("pipelines.patience:Patience.until", "replace", always=True, by="tests.faults.test_tracking:at_once")
@@ -194,6 +194,7 @@ def site(whole_site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         monkeypatch.setattr(verb, "connected", lambda _recipe: nullcontext())
     monkeypatch.setattr(recording, "_SHIP_SECONDS", 0.1)
     monkeypatch.setattr(sweep_tracking, "_POLL_SECONDS", 0.1)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(2 * _SECONDS))
     monkeypatch.setattr(patience, "_FIRST_SECONDS", 0.02)
     monkeypatch.setattr(patience, "_LONGEST_SECONDS", 0.3)
     whole_site.proxy.heal()
