@@ -185,7 +185,7 @@ def log_model(
             folder = Path(scratch) / "model"
             save_model(folder, model, adapter_folder=adapter_folder, base=base)
             client.log_model_artifacts(logged.model_id, str(folder))
-        if logged.model_id not in (output.model_id for output in run.outputs.model_outputs):
+        if run.outputs is None or logged.model_id not in (output.model_id for output in run.outputs.model_outputs):
             client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     except BaseException:
         with suppress(MlflowException):

@@ -157,6 +157,8 @@ def is_recorded(site: Site, recipe: Recipe) -> None:
     assert (run.info.status, run.data.tags["kind"]) == ("FINISHED", "train")
     has_exactly(tracker, run, folder / "metrics.jsonl")
     assert run.data.params == flatten(deciding_settings(recipe, sections=train._SECTIONS))
+    assert run.inputs is not None
+    assert run.outputs is not None
     assert sorted(tag.value for entry in run.inputs.dataset_inputs for tag in entry.tags) == ["forget", "holdout", "retain"]
     assert [file.path for file in tracker.client.list_artifacts(run.info.run_id, "figures")] == ["figures/training.png"]
     [version] = tracker.client.search_model_versions(f"run_id = '{run.info.run_id}'")
@@ -308,7 +310,7 @@ def test_a_server_that_is_killed_while_a_run_trains(site: Site, healthy: Recipe,
     said = capsys.readouterr().err
     assert said.count("MLflow does not take what is recorded") == 1, "an outage is said once"
     assert str(train.run_folder(recipe) / "metrics.jsonl") in said
-    assert "MLflow is back" in said
+    assert "MLflow takes what is recorded again" in said or "MLflow is back" in said
     is_recorded(site, recipe)
     assert tensors(train.run_folder(recipe)) == tensors(train.run_folder(healthy))
 
@@ -392,9 +394,10 @@ def test_a_server_that_is_killed_in_the_middle_of_a_sweep(site: Site, capsys: py
 
     def rule(asked: Asked) -> Act:
         if site.server.is_up:
-            is_end = asked.kind == "POST mlflow/runs/update" and asked.json.get("status") == "FINISHED"
-            ended[asked.json["run_id"]] += is_end if killed_with else 0
-            return "drop" if is_end and ended[asked.json["run_id"]] == 1 else "pass"
+            if asked.kind != "POST mlflow/runs/update" or asked.json["status"] != "FINISHED":
+                return "pass"
+            ended[asked.json["run_id"]] += 1  # each run's end fails once, with its results recorded
+            return "drop" if ended[asked.json["run_id"]] == 1 else "pass"
         if num_done() == 2 and site.proxy.num_failed >= 5:
             site.server.start()
             return "pass"
@@ -509,7 +512,8 @@ def test_a_promotion_that_lost_the_server_is_finished(site: Site, healthy: Recip
     recipe = site.recipe("healthy", tracking={"registered_model": "half-promoted"})
     site.run("train", recipe)  # trained already: it is registered under another name
     through = Registry(Tracker(site.proxy.uri, "grun", site.output))
-    name, moved = recipe.registered_model, []
+    name = recipe.registered_model
+    moved: list[Asked] = []
 
     def rule(asked: Asked) -> Act:
         if moved:

@@ -144,10 +144,11 @@ def test_an_adapter_that_the_artifact_store_damages_is_not_registered(
 def test_a_version_without_its_alias_does_not_stay_behind(
     registry: Registry, tracker: Tracker, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlflow.exceptions import RestException
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
     def refuse(*_: str) -> None:
-        raise RestException({"error_code": "PERMISSION_DENIED", "message": "no"})
+        raise MlflowException("no", PERMISSION_DENIED)
 
     monkeypatch.setattr(tracker.client, "set_registered_model_alias", refuse)
     with pytest.raises(TrackingError, match="register a candidate"):
