@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import requests
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2 as codes
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from grun.errors import OutageError, TrackingError
-from pipelines import patience
 from pipelines.patience import Patience, PatientClient, is_outage
 
 AWAY = MlflowException("no answer")
@@ -27,8 +27,8 @@ def http_error(status: int) -> requests.HTTPError:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses that were made; time passes in them alone."""
     pauses: list[float] = []
-    monkeypatch.setattr(patience.time, "monotonic", lambda: sum(pauses))
-    monkeypatch.setattr(patience.time, "sleep", pauses.append)
+    monkeypatch.setattr("pipelines.patience.time.monotonic", lambda: sum(pauses))
+    monkeypatch.setattr("pipelines.patience.time.sleep", pauses.append)
     return pauses
 
 
@@ -48,10 +48,10 @@ def failing(*errors: Exception) -> Callable[[], str]:
     ("error", "passes"),
     [
         (AWAY, True),
-        (RestException({"error_code": "TEMPORARILY_UNAVAILABLE", "message": "disk is full"}), True),
-        (RestException({"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "slower"}), True),
-        (RestException({"error_code": "INVALID_PARAMETER_VALUE", "message": "no such key"}), False),
-        (RestException({"error_code": "PERMISSION_DENIED", "message": "no"}), False),
+        (MlflowException("disk is full", codes.TEMPORARILY_UNAVAILABLE), True),
+        (MlflowException("slower", codes.REQUEST_LIMIT_EXCEEDED), True),
+        (MlflowException("no such key", codes.INVALID_PARAMETER_VALUE), False),
+        (MlflowException("no", codes.PERMISSION_DENIED), False),
         (http_error(503), True),
         (http_error(404), False),
         (requests.ConnectionError("reset"), True),

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.entities import Metric, RunTag
@@ -373,7 +374,7 @@ def test_a_result_that_is_recorded_again_is_there_once(tracker: Tracker) -> None
 def test_a_run_that_a_server_made_twice_is_one(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     create_run = tracker.client.create_run
 
-    def twice(*args: object, **kwargs: object) -> object:
+    def twice(*args: Any, **kwargs: Any) -> Any:
         create_run(*args, **kwargs)
         return create_run(*args, **kwargs)
 
