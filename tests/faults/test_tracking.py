@@ -249,7 +249,7 @@ def test_a_server_that_is_down_is_refused_before_any_work(
     GROUP,
     "an answer is lost whose request was carried out",
     where="train: making a run, a model, a version; a batch of metrics",
-    sees="as above; one run, one model, one version, every point once",
+    sees="`waiting for it`, `MLflow is back`; one run, one model, one version, every point once",
     broken=(
         Injection("pipelines.tracking:Tracker._only_run", "skip", always=True),
         Injection("pipelines.mlflow_flavor:_begun_before", "skip", always=True),
@@ -432,7 +432,7 @@ def test_a_server_that_is_killed_in_the_middle_of_a_sweep(site: Site, capsys: py
     GROUP,
     "disk full on the server's side (database and artifacts on a tmpfs), and freed when training has ended",
     where="train",
-    sees="as for a server that is away",
+    sees="`MLflow does not take what is recorded`, with the server's reason; the command ends well",
     broken=NOT_SHIPPED,
 )
 def test_a_server_whose_disk_is_full(site: Site, healthy: Recipe, tmp_path: Path) -> None:
