@@ -50,6 +50,20 @@ _SECONDS = 60
 """Half of what the client waits for an answer here."""
 VERBS = {"train": train, "sweep": sweep, "promote": promote}
 
+SWEPT: dict[str, Any] = {  # a sweep needs a base that knows something
+    "name": "swept",
+    "data": {"kind": "testbed", "num_people": 12, "num_forget": 2},
+    "model": {
+        "retain_twin": False,
+        "taught": {"hidden_size": 64, "num_layers": 4, "vocab_size": 1024, "epochs": 14, "learning_rate": 0.005},
+    },
+    "train": {"epochs": 20, "num_workers": 1, "engine": "torch", "report_every": 5},
+    "evaluation": {"max_new_tokens": 6},
+    "calibration": {"mode": "off"},
+    "promotion": {"require_certificate": False},
+    "sweep": {"space": "reft_rank", "num_trials": 2, "searcher": "random", "scheduler": "none"},
+}
+
 IMPATIENT = Injection("pipelines.patience:Patience.until", "replace", always=True, by="tests.faults.test_tracking:at_once")
 NOT_SHIPPED = Injection("pipelines.following:Spool.ship", "replace", always=True, by="tests.faults.test_tracking:quietly")
 
@@ -379,7 +393,7 @@ def test_training_does_not_wait_for_a_slow_server(site: Site, healthy: Recipe) -
     broken=Injection("pipelines.tracking:_unknown", "replace", always=True, by="tests.faults.test_tracking:all_of_them"),
 )
 def test_a_server_that_is_killed_in_the_middle_of_a_sweep(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = site.recipe("swept", sweep={"space": "reft_rank", "num_trials": 2, "searcher": "random", "scheduler": "none"})
+    recipe = Recipe.parse({**SWEPT, "output": str(site.output), "tracking": {"uri": site.proxy.uri, "patience_seconds": 120.0}})
     folder = sweep.sweep_folder(recipe)
     killed_with: list[int] = []
     ended: Counter[str] = Counter()
