@@ -11,6 +11,7 @@
     ├── TrainingError    training cannot go on (non-finite loss, a tensor that nothing trains)
     ├── ClusterError     the cluster cannot run what was asked for
     ├── TrackingError    MLflow cannot be reached or refuses
+    │   └── OutageError     it is away or fails, and may come back
     ├── PromotionError   the registry is not in a state that allows the step
     │   └── PromotionBusyError   somebody else is promoting this very model
     └── LedgerError      the ledger does not allow the step, or is not as it was written
@@ -34,6 +35,7 @@ __all__ = [
     "LedgerBusyError",
     "LedgerError",
     "ModelError",
+    "OutageError",
     "PromotionBusyError",
     "PromotionError",
     "StorageError",
@@ -85,6 +87,10 @@ class ClusterError(GrunError):
 
 class TrackingError(GrunError):
     """MLflow cannot be reached or refuses a request."""
+
+
+class OutageError(TrackingError):
+    """MLflow is away or fails: the same request may well succeed later."""
 
 
 class PromotionError(GrunError):

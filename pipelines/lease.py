@@ -109,14 +109,11 @@ def hold_lease(
         )
     try:
         yield lease
-    finally:
-        try:
-            _release(store, lease, purpose)
-        except TrackingError as error:
-            # What was done under the lease is done; the lock ends by itself.
-            _logger.warning(
-                "the %s of %s could not be released and ends at %s: %s", purpose.lock, model_name, lease.expires_at, error
-            )
+    except BaseException:
+        with store.patience.hasty():  # what went wrong is the news
+            _let_go(store, lease, purpose)
+        raise
+    _let_go(store, lease, purpose)
 
 
 def check_lease(store: Store, lease: Lease, *, purpose: Purpose = PROMOTION) -> None:
@@ -206,8 +203,24 @@ def _move_aside(store: Store, stale: Lease, purpose: Purpose) -> None:
     _logger.warning("took over the %s of %s, which %s left behind", purpose.lock, stale.model_name, stale.owner)
 
 
+def _let_go(store: Store, lease: Lease, purpose: Purpose) -> None:
+    try:
+        _release(store, lease, purpose)
+    except TrackingError as error:
+        # What was done under the lease is done; the lock ends by itself.
+        _logger.warning(
+            "the %s of %s could not be released and ends at %s: %s", purpose.lock, lease.model_name, lease.expires_at, error
+        )
+
+
 def _release(store: Store, lease: Lease, purpose: Purpose) -> None:
+    from mlflow.exceptions import MlflowException
+
     # Nobody may touch a lock before it expires, so between the check and the deletion it stays ours.
     if not lease.expired and _holder(store, lease, purpose) == lease:
         with store.calling(f"release the {purpose.lock}"):
-            store.client.delete_registered_model(lease.lock_name)
+            try:
+                store.client.delete_registered_model(lease.lock_name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # released, and the answer was lost
+                    raise

@@ -18,6 +18,7 @@ Source: MLflow 3.17, "custom flavors".
 """
 
 import hashlib
+import json
 import shutil
 import tempfile
 import warnings
@@ -35,6 +36,7 @@ from grun.reading import MalformedError, parse_yaml, read_text, reason_of, shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
     from mlflow.models import Model
 
     from grun.lm import BaseInfo
@@ -59,6 +61,7 @@ _MAX_MODEL_FILE = 2**20
 """Bytes."""
 _ADAPTER, _STACK = "adapter", "stack"
 _STACK_CARD = "stack.json"
+_KEY_TAG = "grun.key"
 _MODEL_FILE, _REQUIREMENTS, _PYTHON_ENV = "MLmodel", "requirements.txt", "python_env.yaml"
 _BESIDE = {_MODEL_FILE, _REQUIREMENTS, _PYTHON_ENV}
 _WRITTEN_BY_MLFLOW = {"registered_model_meta"}  # beside every model that MLflow itself downloads from a registry
@@ -151,7 +154,7 @@ def log_model(
     base: "BaseInfo",
     tags: Mapping[str, str] | None = None,
 ) -> str:
-    """Save a model below a run and return the id of MLflow's logged model (`m-...`).
+    """Save a model below a run and return the id of MLflow's logged model (`m-...`). One that did not get to its end is gone on with.
 
     Raises:
         AdapterError: `adapter_folder` is neither an adapter nor a stack; then nothing was logged.
@@ -161,10 +164,15 @@ def log_model(
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
-    name = _folder_name(digests_of(adapter_folder))
+    digests = digests_of(adapter_folder)
     run = client.get_run(run_id)
-    logged = client.create_logged_model(
-        run.info.experiment_id, name, run_id, tags=dict(tags or {}), params=run.data.params, model_type=FLAVOR_NAME
+    logged = _begun_before(client, run, digests) or client.create_logged_model(
+        run.info.experiment_id,
+        _folder_name(digests),
+        run_id,
+        tags={**(tags or {}), _KEY_TAG: _key(digests)},
+        params=run.data.params,
+        model_type=FLAVOR_NAME,
     )
     try:
         with tempfile.TemporaryDirectory() as scratch:
@@ -177,13 +185,28 @@ def log_model(
             folder = Path(scratch) / "model"
             save_model(folder, model, adapter_folder=adapter_folder, base=base)
             client.log_model_artifacts(logged.model_id, str(folder))
-        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        if run.outputs is None or logged.model_id not in (output.model_id for output in run.outputs.model_outputs):
+            client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     except BaseException:
         with suppress(MlflowException):
             client.finalize_logged_model(logged.model_id, "FAILED")
         raise
     client.finalize_logged_model(logged.model_id, "READY")
     return str(logged.model_id)
+
+
+def _begun_before(client: "MlflowClient", run: "Run", digests: Mapping[str, str]) -> "LoggedModel | None":
+    """The model of the same files that this run made already; of several that a server made of one, the first stays."""
+    query = f"source_run_id = '{run.info.run_id}' AND tags.`{_KEY_TAG}` = '{_key(digests)}'"
+    order = [{"field_name": "creation_timestamp", "ascending": True}]
+    found = client.search_logged_models([run.info.experiment_id], query, order_by=order)
+    for superfluous in found[1:]:
+        client.delete_logged_model(superfluous.model_id)
+    return found[0] if found else None
+
+
+def _key(digests: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
 def load_adapter_folder(model_path: Path) -> Path:

@@ -15,12 +15,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from grun.errors import TrackingError
+from grun.errors import OutageError, TrackingError
+from pipelines.patience import Patience, PatientClient, is_outage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,9 +39,9 @@ _DEFAULTS = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # MLflow's own defaults block one call for four minutes when the server is away.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    # MLflow's own defaults block one call for four minutes when the server is away, and do twice what must be done once
+    # where an answer is lost: see `pipelines.patience`
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 _FULL = ("database or disk is full", "No space left on device", "Disk quota exceeded")
@@ -50,7 +51,7 @@ _IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
     "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # a slow server takes seconds for every call, and is welcome
 }
 
 
@@ -66,13 +67,15 @@ class Store:
 
     Args:
         uri: `http(s)` server or database (`sqlite:////absolute/path.db`, `postgresql://...`).
+        patience_seconds: How long later calls wait for a store that is away; opening it never does.
 
     Raises:
         TrackingError: the store is of another kind or cannot be reached within seconds.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, patience_seconds: float = 0.0) -> None:
         self.uri = uri
+        self.patience = Patience(patience_seconds)
         self._shown_uri, self._secret = _without_password(uri)
         prepare_environment()
         kind = urlsplit(uri).scheme.split("+")[0]
@@ -82,13 +85,20 @@ class Store:
                 "MLflow's file store is no longer maintained: use sqlite:////absolute/path.db"
             )
         self.is_server = kind in ("http", "https")
-        with self.calling("open the tracking store"), self._while_opening():
+        self._is_open = False
+        with self.calling("open the tracking store"), self._while_opening(), self.patience.hasty():
             self.client = self._connect()
             self.client.search_experiments(max_results=1)  # a database is ready by now; a server shows that it answers
+        self._is_open = True
 
     @contextmanager
     def calling(self, action: str) -> Iterator[None]:
-        """Turn what MLflow, its database or the network raise into a :class:`TrackingError` that says what was attempted."""
+        """Turn what MLflow, its database or the network raise into a :class:`TrackingError` that says what was attempted.
+
+        Raises:
+            OutageError: it may succeed later.
+            TrackingError: it was refused.
+        """
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -98,18 +108,23 @@ class Store:
             reason = " ".join(str(error).split())
             if self._secret:
                 reason = reason.replace(self._secret, "***")
-            raise TrackingError(
+            away, kept = is_outage(error), ""
+            if away and self._is_open:
+                kept = "; what is done is kept in the output folder, and the same command goes on from there and records it"
+            raise (OutageError if away else TrackingError)(
                 f"MLflow must be able to {action}, got {type(error).__name__}: {reason[:500]} (store {self._shown_uri!r}); "
-                f"{_remedy(reason)}"
+                f"{_remedy(reason)}{kept}"
             ) from error
 
     def _connect(self) -> "MlflowClient":
+        """A client that waits for its server as long as the store does."""
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])  # for when it was imported before us
         if not self.is_server:
             _check_database(self.uri)
-        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        return cast("MlflowClient", PatientClient(client, self.patience))
 
     def open_experiment(self, name: str, artifact_root: Path) -> str:
         """Return the id of an experiment, created if need be.

@@ -139,7 +139,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_is_demo(recipe, tracker)
             note("no candidate is registered: training the recipe's own adapter first")
             train(recipe, prepared, tracker)
-        with registry.promotion_lock(recipe.registered_model, process_owner(), recipe.promotion.lock_lease_seconds) as lease:
+        name = recipe.registered_model
+        with registry.promotion_lock(name, process_owner(), recipe.promotion.lock_lease_seconds) as lease:
+            version = registry.version_of(name, CANDIDATE)
+            if version is not None and version == registry.version_of(name, CHAMPION):
+                registry.finish_promotion(lease, version)
+                summary(f"promoted already: version {version} of {name}", {"champion": f"version {version}"})
+                return 0
             return _judge(recipe, prepared, registry, lease, options.again)
 
 

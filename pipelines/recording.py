@@ -7,10 +7,9 @@ from pathlib import Path
 from grun.adapters import read_card
 from grun.certificate import Certificate
 from grun.config import Recipe
-from grun.errors import PromotionError, TrackingError, near_miss
+from grun.errors import PromotionError, near_miss
 from grun.requests import UnlearningRequest
-from pipelines.console import note
-from pipelines.polling import polling
+from pipelines.following import Spool, shipping
 from pipelines.registry import Registry
 from pipelines.tracking import Tracker
 
@@ -96,28 +95,20 @@ def _certificate_tags(certificate: Certificate) -> dict[str, str]:
 
 
 @contextmanager
-def following(tracker: Tracker, run_id: str, spool: Path, on_steps: Callable[[int], None]) -> Iterator[None]:
-    """Ship a growing spool to MLflow while the context runs, and what is left of it at the end.
-
-    A server that is away for a while costs nothing: the spool stays, and shipping a line twice changes nothing.
+def following(tracker: Tracker, run_id: str, path: Path, on_steps: Callable[[int], None]) -> Iterator[None]:
+    """Ship a growing spool to MLflow while the context runs, and what is left of it at the end (:func:`pipelines.following.shipping`).
 
     Args:
-        on_steps: called with the number of new steps.
+        on_steps: called with the number of new steps, whether or not MLflow took them yet.
+
+    Raises:
+        TrackingError: at the end MLflow was still away, or refused.
     """
-    offset = 0
+    spool = Spool(tracker, path)
 
     def ship() -> None:
-        nonlocal offset
-        try:
-            end = tracker.ship_spool(run_id, spool, offset=offset)
-        except TrackingError as error:
-            note(f"MLflow did not take the metrics yet ({error}); they are kept in {spool}")
-            return
-        if end > offset:
-            with spool.open("rb") as file:
-                file.seek(offset)
-                on_steps(file.read(end - offset).count(b"\n"))
-        offset = end
+        on_steps(spool.new_lines())
+        spool.ship(run_id)
 
-    with polling(ship, seconds=_SHIP_SECONDS, name="spool"):
+    with shipping(ship, tracker.patience, seconds=_SHIP_SECONDS, name="spool", kept_in=path):
         yield

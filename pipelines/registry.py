@@ -12,8 +12,9 @@ and then write it, both succeed and one is lost. So
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from grun.errors import AdapterError, PromotionError
 from pipelines import mlflow_flavor
 from pipelines.lease import Lease, check_lease, hold_lease
 from pipelines.promotion_record import Action, PromotionRecord, Verdict
+from pipelines.registering import digest_tags, fetch, find_or_register
 from pipelines.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -51,26 +53,18 @@ class Registry:
     ) -> int:
         """Log an adapter or a stack, load it back, register it and point `candidate` at it; return the version.
 
-        The same files of the same run are registered once: a resumed command gets the version that it made before.
+        The same files of the same run are registered once: a resumed command, and one that waited for a server, get the version
+        that was made before. The alias comes last, so what an outage leaves behind is not taken for a candidate.
 
         Raises:
             AdapterError: the folder is neither, or what comes back is not what was logged; nothing is registered.
+            OutageError: MLflow is away; the same call goes on from what was done.
             TrackingError: MLflow refuses; no version stays behind.
         """
-        digests = mlflow_flavor.digests_of(adapter_folder)
         with self._calling("register a candidate"):
-            version = self._registered_before(model_name, run_id, digests)
-            if version is not None:
-                self._client.set_registered_model_alias(model_name, CANDIDATE, str(version))
-                return version
-            model_id = mlflow_flavor.log_model(self._client, run_id, adapter_folder=adapter_folder, base=base, tags=tags)
-            location = self._client.get_logged_model(model_id).artifact_location
-            try:
-                self._load_back(location, digests)
-            except AdapterError:
-                self._client.delete_logged_model(model_id)
-                raise
-            return self._create_version(model_name, run_id, model_id, location, {**(tags or {}), **_digest_tags(digests)})
+            return self._tracker.patience.until(
+                partial(find_or_register, self._tracker, model_name, CANDIDATE, run_id, adapter_folder, base, tags or {})
+            )
 
     def names(self) -> list[str]:
         """Names of the registered models that hold a version or an alias, sorted; a ledger of requests is none."""
@@ -107,8 +101,8 @@ class Registry:
             into.mkdir(parents=True, exist_ok=True)
             uri = self._client.get_model_version_download_uri(model_name, str(version))
         with tempfile.TemporaryDirectory(dir=into, prefix=".download-") as scratch:
-            folder = self._fetch(uri, Path(scratch))
-            digests = _digest_tags(mlflow_flavor.digests_of(mlflow_flavor.load_adapter_folder(folder)))
+            folder = fetch(self._tracker, uri, Path(scratch))
+            digests = digest_tags(mlflow_flavor.digests_of(mlflow_flavor.load_adapter_folder(folder)))
             if any(expected.get(key) != digest for key, digest in digests.items()):
                 raise AdapterError(
                     f"the files of {model_name} version {version} must be the ones that were registered, got {digests}; "
@@ -121,7 +115,7 @@ class Registry:
 
     def version_with(self, model_name: str, adapter_folder: Path) -> int | None:
         """The latest version that holds the files of an adapter or stack folder, or None."""
-        tags = _digest_tags(mlflow_flavor.digests_of(adapter_folder))
+        tags = digest_tags(mlflow_flavor.digests_of(adapter_folder))
         with self._calling("look for a version"):
             versions = self._client.search_model_versions(f"name = '{model_name}'")
         return max((int(found.version) for found in versions if tags.items() <= found.tags.items()), default=None)
@@ -201,11 +195,26 @@ class Registry:
         with self._recorded(lease, "promote", champion, version, verdict), self._calling("promote a version"):
             for key, value in tags.items():
                 self._client.set_model_version_tag(name, str(version), key, value)
-            self._client.set_registered_model_alias(name, CHAMPION, str(version))
+            self._move_champion(lease, version)
         self._clear_candidate(name, version)
 
+    def finish_promotion(self, lease: Lease, version: int) -> None:
+        """Do what was left undone when a promoter lost MLflow, or died, after it had moved the champion: its record, the alias.
+
+        Raises:
+            PromotionError: the lease is lost, or the version is not the champion.
+        """
+        if self._champion_under(lease) != version:
+            raise PromotionError(
+                f"only a promotion that moved the champion can be finished, got version {version} of {lease.model_name}; promote it"
+            )
+        for record in self.history(lease.model_name):
+            if (record.action, record.version_to) == ("promote", version) and record.status != "FINISHED":
+                self._tracker.end_run(record.run_id)
+        self._clear_candidate(lease.model_name, version)
+
     def rollback(self, lease: Lease, *, reasons: tuple[str, ...] = ()) -> tuple[int, int]:
-        """Give the championship back to the version before, and return both (from, to).
+        """Give the championship back to the version before, and return both (from, to). A rollback that did not end is ended.
 
         Raises:
             PromotionError: the lease is lost, there is no champion, or none before it.
@@ -214,6 +223,10 @@ class Registry:
         champion = self._champion_under(lease)
         if champion is None:
             raise PromotionError(f"a rollback needs a champion, got none for {name}; promote a candidate first")
+        if (half := self._half_rolled_back(name, champion)) is not None:
+            self._forget_previous(name, half.version_from)
+            self._tracker.end_run(half.run_id)
+            return int(half.version_from or 0), champion
         previous = self._version(name, champion).tags.get("previous_champion")
         if not previous:
             raise PromotionError(
@@ -223,9 +236,8 @@ class Registry:
         self._version(name, int(previous))
         verdict = Verdict("rollback", reasons)
         with self._recorded(lease, "rollback", champion, int(previous), verdict), self._calling("roll back"):
-            self._client.set_registered_model_alias(name, CHAMPION, previous)
-            # That promotion is undone; left in place, the tag could lead a later rollback in a circle.
-            self._client.delete_model_version_tag(name, str(champion), "previous_champion")
+            self._move_champion(lease, int(previous))
+            self._forget_previous(name, champion)
         return champion, int(previous)
 
     def decline(self, lease: Lease, version: int, verdict: Verdict) -> None:
@@ -275,45 +287,6 @@ class Registry:
             if "by" in run.data.params  # absent when a promoter died between opening the run and filling it
         ]
 
-    def _registered_before(self, model_name: str, run_id: str, digests: Mapping[str, str]) -> int | None:
-        versions = self._client.search_model_versions(f"name = '{model_name}' AND run_id = '{run_id}'")
-        tags = _digest_tags(digests)
-        return next((int(found.version) for found in versions if tags.items() <= found.tags.items()), None)
-
-    def _load_back(self, location: str, digests: Mapping[str, str]) -> None:
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = mlflow_flavor.load_adapter_folder(self._fetch(location, Path(scratch)))
-            stored = mlflow_flavor.digests_of(folder)
-        if stored != digests:
-            raise AdapterError(
-                f"a logged adapter must come back as it was, got {stored} instead of {dict(digests)}; check the artifact store"
-            )
-
-    def _create_version(self, model_name: str, run_id: str, model_id: str, location: str, tags: Mapping[str, str]) -> int:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._client.create_registered_model(model_name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        # A server accepts only the logged model's URI; a database would look that up in MLflow's global store.
-        source = f"models:/{model_id}" if self._tracker.store.is_server else location
-        created = self._client.create_model_version(model_name, source, run_id, tags=dict(tags), model_id=model_id)
-        try:
-            self._client.set_registered_model_alias(model_name, CANDIDATE, created.version)
-        except MlflowException:
-            with suppress(MlflowException):
-                self._client.delete_model_version(model_name, created.version)
-            raise
-        return int(created.version)
-
-    def _fetch(self, location: str, into: Path) -> Path:
-        from mlflow.artifacts import download_artifacts
-
-        with self._calling("download a model"):
-            return Path(download_artifacts(artifact_uri=location, dst_path=str(into), tracking_uri=self._tracker.store.uri))
-
     def _resolve(self, model_name: str, alias_or_version: str | int) -> int:
         if isinstance(alias_or_version, int):
             return alias_or_version
@@ -339,6 +312,27 @@ class Registry:
     def _champion_under(self, lease: Lease) -> int | None:
         check_lease(self._tracker.store, lease)
         return self.version_of(lease.model_name, CHAMPION)
+
+    def _move_champion(self, lease: Lease, version: int) -> None:
+        """Move the alias, as long as the lease is held; it may have ended while this waited for a server."""
+
+        def move() -> None:
+            check_lease(self._tracker.store, lease)
+            self._client.set_registered_model_alias(lease.model_name, CHAMPION, str(version))
+
+        self._tracker.patience.until(move)
+
+    def _half_rolled_back(self, model_name: str, champion: int) -> PromotionRecord | None:
+        """The record of a rollback that moved the champion, and did not get further."""
+        last = next(reversed(self.history(model_name)), None)
+        if last is None or (last.action, last.version_to) != ("rollback", champion) or last.status == "FINISHED":
+            return None
+        return last
+
+    def _forget_previous(self, model_name: str, version: int | None) -> None:
+        """Its promotion is undone; left in place, the tag could lead a later rollback in a circle."""
+        with self._calling("roll back"):
+            self._client.delete_model_version_tag(model_name, str(version), "previous_champion")
 
     def _clear_candidate(self, model_name: str, version: int) -> None:
         if self.version_of(model_name, CANDIDATE) == version:
@@ -369,7 +363,3 @@ class Registry:
             for name, text in verdict.texts.items():
                 self._tracker.log_text(run_id, text, name)
             yield
-
-
-def _digest_tags(digests: Mapping[str, str]) -> dict[str, str]:
-    return {f"sha256.{name}": digest for name, digest in digests.items()}

@@ -3,7 +3,9 @@
 Workers never talk to MLflow. They append to a JSONL spool, which the driver ships; a server that is away
 for a while then costs neither metrics nor training time (:mod:`grun.training.spool` says what a line is).
 
-MLflow keeps one point per (run, key, step, time_ms, value), so shipping a spool again changes nothing.
+MLflow keeps one point per (run, key, step, time_ms, value), so shipping a spool again changes nothing. A run is found
+again by its key, so that one whose making was never confirmed is not made twice. So everything here may be done again, which
+is how calls wait for a store that is away (`pipelines.patience`).
 
 Every call names its run and its store: nothing here reads or sets MLflow's active run, its global URI or the
 current folder.
@@ -19,8 +21,11 @@ import math
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,6 +43,8 @@ __all__ = ["RunStatus", "Tracker", "flatten"]
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 _logger = logging.getLogger(__name__)
+
+_LINES_AT_ONCE = 1000
 
 _PARAM_LIMIT = 6000
 _DATASET_DIGEST_LIMIT = 36
@@ -69,20 +76,25 @@ class Tracker:
         experiment: Name of the experiment.
         artifact_root: Folder for the artifacts of an experiment that is created in a database;
             a server decides for itself.
+        patience_seconds: How long calls wait for a store that is away; opening it does not.
 
     Raises:
         TrackingError: the store cannot be reached within seconds, is of another kind, or the experiment was deleted.
     """
 
-    def __init__(self, uri: str, experiment: str, artifact_root: Path) -> None:
-        self.store = Store(uri)
+    def __init__(self, uri: str, experiment: str, artifact_root: Path, *, patience_seconds: float = 0.0) -> None:
+        self.store = Store(uri, patience_seconds=patience_seconds)
         self.client = self.store.client
         self.calling = self.store.calling
+        self.patience = self.store.patience
         self.experiment_id = self.store.open_experiment(experiment, artifact_root)
 
     @classmethod
-    def open(cls, config: TrackingConfig, output: Path) -> "Tracker":
+    def open(cls, config: TrackingConfig, output: Path, *, waits: bool = True) -> "Tracker":
         """Open the configured store, or an SQLite file below the output folder with its artifacts beside it.
+
+        Args:
+            waits: whether calls wait for a store that is away, `tracking.patience_seconds` at most.
 
         Raises:
             TrackingError: as the constructor, and if the folder cannot be made.
@@ -95,7 +107,9 @@ class Tracker:
                 raise TrackingError(
                     f"the output folder must be writable, got {str(folder)!r} ({error.strerror}); choose another one"
                 ) from None
-        return cls(config.uri or f"sqlite:///{folder / 'mlflow.db'}", config.experiment, folder / "artifacts")
+        uri = config.uri or f"sqlite:///{folder / 'mlflow.db'}"
+        patience = config.patience_seconds if waits else 0.0
+        return cls(uri, config.experiment, folder / "artifacts", patience_seconds=patience)
 
     def start_run(
         self, name: str, *, parent: str | None = None, tags: Mapping[str, str] | None = None, key: str | None = None
@@ -109,19 +123,16 @@ class Tracker:
             key: Identity of the run within the experiment (say, sweep and trial); a resumed command passes
                 the same key and gets the same run.
         """
+        # A key may hold a path, and a path anything; its digest can be asked for without quoting.
+        digest = hashlib.sha256((key or uuid.uuid4().hex).encode()).hexdigest()
+        all_tags = {
+            **_origin_tags(),
+            **({_PARENT_TAG: parent} if parent is not None else {}),
+            _KEY_TAG: digest,
+            **(tags or {}),
+        }
         with self.calling("start a run"):
-            # A key may hold a path, and a path anything; its digest can be asked for without quoting.
-            tag = {} if key is None else {_KEY_TAG: hashlib.sha256(key.encode()).hexdigest()}
-            if tag and (run_id := self._find_run(tag[_KEY_TAG])) is not None:
-                self.client.update_run(run_id, status="RUNNING")
-                return run_id
-            all_tags = {
-                **_origin_tags(),
-                **({_PARENT_TAG: parent} if parent is not None else {}),
-                **tag,
-                **(tags or {}),
-            }
-            return str(self.client.create_run(self.experiment_id, run_name=name, tags=all_tags).info.run_id)
+            return self.patience.until(partial(self._find_or_create, name, digest, all_tags))
 
     def end_run(self, run_id: str, status: RunStatus = "FINISHED") -> None:
         """Close a run with its status."""
@@ -146,8 +157,8 @@ class Tracker:
         try:
             yield run_id
         except BaseException as error:
-            # The block's own exception is the news; a store that is away as well must not hide it.
-            with suppress(TrackingError):
+            # The block's own exception is the news; a store that is away as well must neither hide it nor hold it up.
+            with suppress(TrackingError), self.patience.hasty():
                 self.end_run(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         self.end_run(run_id)
@@ -183,8 +194,13 @@ class Tracker:
             self.client.log_batch(run_id, params=[Param(key, value) for key, value in params.items() if key not in known])
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Record metrics at a step, now. Values that are not finite become a tag `non_finite.<key>`, for charts bear none."""
-        self._log_points(run_id, [(step, int(time.time() * 1000), metrics)])
+        """Record metrics at a step, now, but for those that have this very value already, as in a command that goes on.
+
+        Values that are not finite become a tag `non_finite.<key>`, for charts bear none.
+        """
+        with self.calling("read metrics"):
+            known = self.client.get_run(run_id).data.metrics
+        self._log_points(run_id, [(step, int(time.time() * 1000), _unknown(metrics, known))])
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Put tags on a run; there may be none."""
@@ -195,7 +211,7 @@ class Tracker:
                 self.client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
 
     def ship_spool(self, run_id: str, path: Path, *, offset: int = 0) -> int:
-        """Record the complete lines of a spool from `offset` on, and return the offset (bytes) to go on from.
+        """Record the next complete lines of a spool from `offset` on, a thousand at most; return the offset (bytes) to go on from.
 
         A file that does not exist yet, and a last line that is still being written, are left for the next call.
         A damaged line, as a crash leaves behind, is skipped with a warning; a run that goes on computes its step once more.
@@ -203,19 +219,19 @@ class Tracker:
         try:
             with path.open("rb") as spool:
                 spool.seek(offset)
-                content = spool.read()
+                complete = [line for line in islice(spool, _LINES_AT_ONCE) if line.endswith(b"\n")]
         except FileNotFoundError:
             return offset
-        complete = content[: content.rfind(b"\n") + 1]
         points = []
-        for line in complete.splitlines():
+        for line in complete:
             try:
                 read = SpoolLine.parse(line)
                 points.append((read.step, read.time_ms, read.metrics))
             except ValueError:
                 _logger.warning("%s: skipped a line that is not a spool entry: %r", path, line[:80])
-        self._log_points(run_id, points)
-        return offset + len(complete)
+        if points:
+            self._log_points(run_id, points)
+        return offset + sum(map(len, complete))
 
     def log_dataset(self, run_id: str, name: str, digest: str, context: str, num_rows: int, source_kind: str) -> None:
         """Record which data a run used, by digest; the rows themselves stay where they are.
@@ -259,9 +275,21 @@ class Tracker:
         with self.calling("store a folder"):
             self.client.log_artifacts(run_id, str(folder), name)
 
-    def _find_run(self, key: str) -> str | None:
-        found = next(self.search(f"tags.`{_KEY_TAG}` = '{key}'"), None)
-        return None if found is None else str(found.info.run_id)
+    def _find_or_create(self, name: str, digest: str, tags: Mapping[str, str]) -> str:
+        run_id = self._only_run(digest)
+        if run_id is not None:
+            self.client.update_run(run_id, status="RUNNING")
+            return run_id
+        created = self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags)).info.run_id
+        # a server that was slow to answer may have made it before
+        return self._only_run(digest) or str(created)
+
+    def _only_run(self, digest: str) -> str | None:
+        """The run with this key; of several that a server made of one, the first stays."""
+        found = [str(run.info.run_id) for run in self.search(f"tags.`{_KEY_TAG}` = '{digest}'")]
+        for superfluous in found[1:]:
+            self.client.delete_run(superfluous)
+        return found[0] if found else None
 
     def _log_points(self, run_id: str, points: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
         from mlflow.entities import Metric, RunTag
@@ -275,6 +303,10 @@ class Tracker:
                     tags[f"non_finite.{key}"] = f"{value} at step {step}"
         with self.calling("record metrics"):
             self.client.log_batch(run_id, metrics=metrics, tags=[RunTag(key, text) for key, text in tags.items()])
+
+
+def _unknown(metrics: Mapping[str, float], known: Mapping[str, float]) -> dict[str, float]:
+    return {key: value for key, value in metrics.items() if known.get(key) != value}
 
 
 def _origin_tags() -> dict[str, str]:

@@ -22,6 +22,9 @@ from grun.writing import add_line, on_disk, telling
 
 __all__ = ["MetricsSpool", "SpoolLine", "read_spool_lines", "whole_steps"]
 
+_LARGEST_INTEGER = 2**63 - 1
+"""What databases hold."""
+
 _SUM = re.compile(rb', "crc32": (\d+)\}$')
 
 
@@ -50,9 +53,12 @@ class SpoolLine:
         try:
             entry = json.loads(line)
             metrics = {str(key): math.nan if value is None else float(value) for key, value in entry["metrics"].items()}
-            return cls(int(entry["step"]), int(entry["time_ms"]), metrics)
+            step, time_ms = int(entry["step"]), int(entry["time_ms"])
         except (TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f"no entry of a spool: {type(error).__name__}") from None
+        if not (0 <= step <= _LARGEST_INTEGER and 0 <= time_ms <= _LARGEST_INTEGER):
+            raise ValueError("an integer that no store can hold")
+        return cls(step, time_ms, metrics)
 
 
 def read_spool_lines(path: Path) -> dict[int, SpoolLine]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from grun.config import Recipe
 from grun.data.records import QARecord, Record, to_json
@@ -27,7 +28,7 @@ from pipelines.prepared import Prepared, plan, write_prepared
 from pipelines.slots import open_slots, train_on_slot
 from pipelines.trainer import train_on_ray
 
-__all__ = ["run"]
+__all__ = ["prepare_case", "run"]
 
 _ROWS = {"forget": 48, "retain": 96, "holdout": 16}
 _LATER_TRIALS = 4
@@ -42,7 +43,7 @@ def run(options: Options) -> Report:
     toy = Geometry.toy()
     large = toy if options.tiny else Geometry()
     small = toy if options.tiny else Geometry(num_layers=8, hidden_size=128, num_heads=4, vocab_size=2048, context=512)
-    large_case, small_case = (_prepare(options, name, shape) for name, shape in (("large", large), ("small", small)))
+    large_case, small_case = (prepare_case(options, name, shape) for name, shape in (("large", large), ("small", small)))
     # the idle slot keeps its CPUs while nested trials start theirs
     with connected(large_case[0]):
         rows = [*_step_rows(options, *large_case), *_start_rows(options, *small_case)]
@@ -50,8 +51,12 @@ def run(options: Options) -> Report:
     return Report(rows, ratio_figure("Overhead of Ray Train with DeepSpeed", rows), workload)
 
 
-def _prepare(options: Options, name: str, geometry: Geometry) -> tuple[Recipe, Prepared]:
-    """A random base in a folder, a few rows of TOFU in files, and the recipe that trains on them."""
+def prepare_case(options: Options, name: str, geometry: Geometry, **train: Any) -> tuple[Recipe, Prepared]:
+    """A random base in a folder, a few rows of TOFU in files, and the recipe that trains on them.
+
+    Args:
+        train: fields of `train`, over eight epochs on one worker without reports.
+    """
     folder = options.work / f"overhead-{name}"
     splits = read_rows(options)
     lm = new_lm(geometry, make_tokenizer(splits, geometry))
@@ -67,7 +72,13 @@ def _prepare(options: Options, name: str, geometry: Geometry) -> tuple[Recipe, P
             "data": {"kind": "jsonl", "path": str(folder / "data"), "holdout": "holdout.jsonl"},
             "model": {"path": str(folder / "base")},
             "objective": {"forget": {"kind": "gd"}},
-            "train": {"epochs": 4 if options.tiny else 8, "num_workers": 1, "report_every": 1000, "probe_rows": 16},
+            "train": {
+                "epochs": 4 if options.tiny else 8,
+                "num_workers": 1,
+                "report_every": 1000,
+                "probe_rows": 16,
+                **train,
+            },
             "cache": {"mode": "require"},
             "cluster": {"num_cpus": 4},
         }

@@ -8,6 +8,7 @@ from pipelines.benchmarks import (
     inference,
     memory,
     nodes,
+    outage,
     overhead,
     plan,
     quality,
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "overhead": Benchmark(
         "Ray Train with DeepSpeed against a bare loop, and how soon a trial takes its first step", overhead.run
     ),
+    "outage": Benchmark("a training step while MLflow is well, slow, dead, or answers 500", outage.run),
     "memory": Benchmark("peak memory of a training worker: full, cached, cached and sharded by ZeRO-3", memory.run),
     "inference": Benchmark("prefill and decoding with an adapter against the base alone", inference.run),
     "stack": Benchmark("prefill and decoding with stacks of 1, 10 and 50 adapters against the base alone and one", stack.run),

@@ -100,7 +100,7 @@ class RegisteredChampion:
 
     def _opened(self) -> Registry:
         if self._registry is None:
-            self._registry = Registry(Tracker.open(self._recipe.tracking, self._recipe.output))
+            self._registry = Registry(Tracker.open(self._recipe.tracking, self._recipe.output, waits=False))
         return self._registry
 
     def _pinned_in(self, registry: Registry, name: str) -> int | None:

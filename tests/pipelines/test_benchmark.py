@@ -255,3 +255,11 @@ def test_memory_counts_what_each_worker_holds(run_benchmark: RunBenchmark) -> No
     assert base["cached_zero3"] == pytest.approx(base["cached"] / 2, rel=0.05)
     for way in ("cached", "cached_zero3"):
         assert rows[f"memory.{way}_over_full"]["ratio"] > 0
+
+
+@pytest.mark.slow  # starts Ray, and an MLflow server
+def test_outage_compares_a_step_under_every_trouble(run_benchmark: RunBenchmark) -> None:
+    rows = run_benchmark("outage")
+    assert rows.keys() == {f"outage.{kind}_over_healthy" for kind in ("slow", "dead", "failing")}
+    for row in rows.values():
+        assert row["ratio"] == pytest.approx(row["value"] / row["baseline"])

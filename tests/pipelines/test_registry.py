@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from grun.errors import AdapterError, PromotionBusyError, PromotionError, TrackingError
+from grun.errors import AdapterError, OutageError, PromotionBusyError, PromotionError, TrackingError
 from grun.lm import BaseInfo
 from pipelines import mlflow_flavor
 from pipelines.lease import Lease
@@ -145,14 +145,33 @@ def test_a_version_without_its_alias_does_not_stay_behind(
     registry: Registry, tracker: Tracker, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
     def refuse(*_: str) -> None:
-        raise MlflowException("no")
+        raise MlflowException("no", PERMISSION_DENIED)
 
     monkeypatch.setattr(tracker.client, "set_registered_model_alias", refuse)
     with pytest.raises(TrackingError, match="register a candidate"):
         register(registry, tracker, name, tmp_path)
     assert tracker.client.search_model_versions(f"name = '{name}'") == []
+
+
+def test_an_outage_before_the_alias_leaves_what_the_next_attempt_finds(
+    registry: Registry, tracker: Tracker, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def away(*_: str) -> None:
+        raise MlflowException("no answer")
+
+    adapter, run_id = make_adapter(tmp_path / "adapter"), tracker.start_run("train")
+    with monkeypatch.context() as patched:
+        patched.setattr(tracker.client, "set_registered_model_alias", away)
+        with pytest.raises(OutageError, match="the same command goes on"):
+            registry.register_candidate(name, run_id, adapter, BASE)
+    assert registry.version_of(name, CANDIDATE) is None
+    assert registry.register_candidate(name, run_id, adapter, BASE) == 1 == registry.version_of(name, CANDIDATE)
+    assert len(logged_models(tracker, run_id)) == 1
 
 
 def test_a_tampered_artifact_is_refused(registry: Registry, tracker: Tracker, name: str, tmp_path: Path) -> None:

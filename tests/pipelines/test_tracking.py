@@ -11,11 +11,15 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow.entities import Metric, RunTag
+from mlflow.exceptions import MlflowException
 
 from grun.config import TrackingConfig
-from grun.errors import TrackingError
+from grun.errors import OutageError, TrackingError
+from pipelines.following import Spool
 from pipelines.tracking import Tracker, flatten
 
 # MLflow 3.17 uses a loader strategy that SQLAlchemy 2.1 deprecates; the warning is theirs to mend.
@@ -324,6 +328,59 @@ def test_a_spool_is_shipped_as_far_as_its_lines_are_complete(tracker: Tracker, t
     spool.write_text(first + second)
     assert tracker.ship_spool(run_id, spool, offset=offset) == len(first + second)
     assert history(tracker, run_id, "loss") == [(1, 0.5), (2, 0.25)]
+
+
+def test_a_long_spool_is_shipped_a_thousand_lines_at_a_time_and_none_twice(
+    tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, path = tracker.start_run("train"), tmp_path / "spool.jsonl"
+    steps = [*range(2, 2502), 1]  # out of order as well
+    path.write_text("".join(spool_line(step, loss=1 / step, gate=0.5) for step in steps))
+    shipped: list[int] = []
+    log_batch = tracker.client.log_batch
+
+    def once_away(run_id: str, metrics: list[Metric], tags: list[RunTag]) -> None:
+        shipped.append(len(metrics))
+        if len(shipped) == 2:
+            raise MlflowException("away")
+        log_batch(run_id, metrics=metrics, tags=tags)
+
+    monkeypatch.setattr(tracker.client, "log_batch", once_away)
+    spool = Spool(tracker, path)
+    with pytest.raises(OutageError):
+        spool.ship(run_id)
+    spool.ship(run_id)
+    assert shipped == [2000, 2000, 2000, 1002], "what was taken before the outage is not sent again"
+    assert sorted(history(tracker, run_id, "loss")) == [(step, 1 / step) for step in range(1, 2502)]
+    assert spool.new_lines() == 2501
+    assert spool.new_lines() == 0
+
+
+def test_an_integer_that_no_database_holds_costs_only_its_line(tracker: Tracker, tmp_path: Path) -> None:
+    run_id, path = tracker.start_run("train"), tmp_path / "spool.jsonl"
+    path.write_text(spool_line(2**70, loss=0.5) + spool_line(1, loss=0.25) + spool_line(2, loss=10**400) + spool_line(3, loss=2))
+    assert tracker.ship_spool(run_id, path) == path.stat().st_size
+    assert history(tracker, run_id, "loss") == [(1, 0.25), (3, 2.0)]
+
+
+def test_a_result_that_is_recorded_again_is_there_once(tracker: Tracker) -> None:
+    run_id = tracker.start_run("trial")
+    for result in ({"score": 0.5, "auroc": math.nan}, {"score": 0.5, "auroc": math.nan}, {"score": 0.5, "utility": 1.0}):
+        tracker.log_metrics(run_id, result, step=6)
+    assert history(tracker, run_id, "score") == [(6, 0.5)]
+    assert history(tracker, run_id, "utility") == [(6, 1.0)]
+
+
+def test_a_run_that_a_server_made_twice_is_one(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_run = tracker.client.create_run
+
+    def twice(*args: Any, **kwargs: Any) -> Any:
+        create_run(*args, **kwargs)
+        return create_run(*args, **kwargs)
+
+    monkeypatch.setattr(tracker.client, "create_run", twice)
+    run_ids = {tracker.start_run("train", key=key) for key in ("a key", None)}
+    assert {run.info.run_id for run in tracker.search("")} == run_ids
 
 
 def test_a_damaged_spool_line_costs_only_itself(tracker: Tracker, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

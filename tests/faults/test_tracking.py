@@ -1,0 +1,577 @@
+"""MLflow away, slow, failing, full: nothing that was measured is lost or doubled, and training waits for none of it.
+
+A real server behind a proxy of the tests' own; real workers on one cluster. After each fault, what the server holds is compared with
+what the workers wrote to their spools, point by point, and the adapter with that of a run whose server was well.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+from urllib.request import Request, urlopen
+
+import pytest
+from mlflow.entities import Run
+
+from grun.adapters import read_card
+from grun.config import Recipe
+from grun.errors import OutageError
+from pipelines import patience, promote, recording, sweep, sweep_tracking, train
+from pipelines.cli import run_command
+from pipelines.cluster import connected
+from pipelines.entry import OUTCOME_FILE
+from pipelines.registry import CANDIDATE, CHAMPION, Registry, Verdict
+from pipelines.sweep_trial import read_trials
+from pipelines.tracking import Tracker, flatten
+from pipelines.trainer import deciding_settings
+from tests.faults.injection import Injection
+from tests.faults.mlflow_server import Act, Asked, MLflowServer, Proxy, mlflow_server, proxied
+from tests.faults.table import row
+from tests.pipelines.conftest import MakeRecipe
+from tests.pipelines.processes import free_port
+
+pytestmark = [
+    pytest.mark.slow,  # a server and workers start
+    # Ray reads all fields of its data context, old ones too, to hand them to the workers
+    pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+
+GROUP = "MLflow"
+_SECONDS = 60
+"""Half of what the client waits for an answer here."""
+VERBS = {"train": train, "sweep": sweep, "promote": promote}
+
+SWEPT: dict[str, Any] = {  # a sweep needs a base that knows something
+    "name": "swept",
+    "data": {"kind": "testbed", "num_people": 12, "num_forget": 2},
+    "model": {
+        "retain_twin": False,
+        "taught": {"hidden_size": 64, "num_layers": 4, "vocab_size": 1024, "epochs": 14, "learning_rate": 0.005},
+    },
+    "train": {"epochs": 20, "num_workers": 1, "engine": "torch", "report_every": 5},
+    "evaluation": {"max_new_tokens": 6},
+    "calibration": {"mode": "off"},
+    "promotion": {"require_certificate": False},
+    "sweep": {"space": "reft_rank", "num_trials": 2, "searcher": "random", "scheduler": "none"},
+}
+
+IMPATIENT = Injection("pipelines.patience:Patience.until", "replace", always=True, by="tests.faults.test_tracking:at_once")
+NOT_SHIPPED = Injection("pipelines.following:Spool.ship", "replace", always=True, by="tests.faults.test_tracking:quietly")
+
+
+def at_once(_until: object, _patience: object, action: Callable[[], Any]) -> Any:
+    """Patience that has none."""
+    return action()
+
+
+def quietly(ship: Callable[..., None], *args: Any) -> None:
+    """Shipping that leaves out what MLflow does not take."""
+    try:
+        ship(*args)
+    except OutageError:
+        args[0]._shipped = args[0].path.stat().st_size
+
+
+def all_of_them(_unknown: object, metrics: Any, _known: object) -> Any:
+    """Take every result for news."""
+    return dict(metrics)
+
+
+def tells_mlflow(write: Callable[..., None], spool: Any, step: int, metrics: Any) -> None:
+    """A worker that tells MLflow its metrics by itself."""
+    write(spool, step, metrics)
+    run = spool.path.parent
+    uri = json.loads((run.parents[1] / f"{run.name}.yaml").read_text(encoding="utf-8"))["tracking"]["uri"]
+    body = {"run_id": "", "metrics": [{"key": "train/loss", "value": 0.0, "timestamp": 0, "step": step}]}
+    with suppress(OSError):
+        urlopen(Request(f"{uri}/api/2.0/mlflow/runs/log-batch", json.dumps(body).encode(), method="POST"), timeout=_SECONDS)
+
+
+def appears(path: Path) -> bool:
+    """Whether a file comes to be while one waits for it."""
+    end = time.monotonic() + _SECONDS
+    while not path.is_file() and time.monotonic() < end:
+        time.sleep(0.02)
+    return path.is_file()
+
+
+@dataclass
+class Site:
+    """A cluster, a server behind a proxy, and an output folder."""
+
+    output: Path
+    server: MLflowServer
+    proxy: Proxy
+    make: MakeRecipe
+
+    def recipe(self, name: str, **above: Any) -> Recipe:
+        """One worker of the plain engine, some thirty steps, reported every other one."""
+        values = {
+            "name": name,
+            "output": str(self.output),
+            "train": {"engine": "torch", "num_workers": 1, "epochs": 15, **above.pop("train", {})},
+            "tracking": {"uri": self.proxy.uri, "patience_seconds": 120.0, **above.pop("tracking", {})},
+        }
+        return self.make(**{**values, **above})
+
+    def run(self, verb: str, recipe: Recipe, *, status: int = 0) -> None:
+        """Run a verb in this process, on the cluster that is there."""
+        file = self.output / f"{recipe.name}.yaml"
+        file.write_text(json.dumps(recipe.model_dump(mode="json")), encoding="utf-8")
+        with pytest.raises(SystemExit) as ended:
+            run_command(lambda: VERBS[verb].main(["--recipe", str(file)]))
+        assert ended.value.code == status
+
+    @property
+    def tracker(self) -> Tracker:
+        """Past the proxy."""
+        return Tracker(self.server.uri, "grun", self.output)
+
+    def only_run(self, query: str) -> Run:
+        """The one run that matches."""
+        [run] = self.tracker.search(query)
+        return run
+
+
+def points(spool: Path) -> dict[str, list[tuple[int, int, float]]]:
+    """What a spool holds: by key, step, time and value, in order."""
+    found: dict[str, list[tuple[int, int, float]]] = {}
+    for line in spool.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        for key, value in entry["metrics"].items():
+            found.setdefault(key, []).append((entry["step"], entry["time_ms"], value))
+    return {key: sorted(values) for key, values in found.items()}
+
+
+def has_exactly(tracker: Tracker, run: Run, spool: Path, results: dict[str, float] | None = None) -> None:
+    """The run holds every point of the spool once, its results once, and nothing else."""
+    expected = points(spool)
+    assert len(expected["train/loss"]) >= 2
+    for key, wanted in expected.items():
+        stored = [(p.step, p.timestamp, p.value) for p in tracker.client.get_metric_history(run.info.run_id, key)]
+        assert sorted(stored) == wanted, key
+    for key, value in (results or {}).items():
+        assert [p.value for p in tracker.client.get_metric_history(run.info.run_id, key)] == [value], key
+    assert run.data.metrics.keys() == expected.keys() | (results or {}).keys()
+
+
+def is_recorded(site: Site, recipe: Recipe) -> None:
+    """One finished run of a training, with all of its metrics, params, data sets, its figure and one version, the candidate."""
+    tracker, folder = site.tracker, train.run_folder(recipe)
+    run = site.only_run(f"attributes.run_name = '{recipe.name}'")
+    assert (run.info.status, run.data.tags["kind"]) == ("FINISHED", "train")
+    has_exactly(tracker, run, folder / "metrics.jsonl")
+    assert run.data.params == flatten(deciding_settings(recipe, sections=train._SECTIONS))
+    assert run.inputs is not None
+    assert run.outputs is not None
+    assert sorted(tag.value for entry in run.inputs.dataset_inputs for tag in entry.tags) == ["forget", "holdout", "retain"]
+    assert [file.path for file in tracker.client.list_artifacts(run.info.run_id, "figures")] == ["figures/training.png"]
+    [version] = tracker.client.search_model_versions(f"run_id = '{run.info.run_id}'")
+    assert Registry(tracker).version_of(recipe.registered_model, CANDIDATE) == int(version.version)
+    [model] = tracker.client.search_logged_models([tracker.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    assert str(model.status) == "READY"
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+
+
+def tensors(folder: Path) -> bytes:
+    """The adapter that a training left."""
+    return (folder / "adapter" / "adapter.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def whole_site(server: MLflowServer, make_recipe: MakeRecipe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    handler = signal.getsignal(signal.SIGTERM)
+    with mock.patch.dict(os.environ), proxied(server) as proxy:
+        os.environ.pop("RAY_ADDRESS", None)
+        with connected(make_recipe()):  # the cluster outlives the commands
+            yield Site(tmp_path_factory.mktemp("outages"), server, proxy, make_recipe)
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def site(whole_site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """The site as it should be, looked after more often than a user's."""
+    for verb in VERBS.values():
+        monkeypatch.setattr(verb, "connected", lambda _recipe: nullcontext())
+    monkeypatch.setattr(recording, "_SHIP_SECONDS", 0.1)
+    monkeypatch.setattr(sweep_tracking, "_POLL_SECONDS", 0.1)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(2 * _SECONDS))
+    monkeypatch.setattr(patience, "_FIRST_SECONDS", 0.02)
+    monkeypatch.setattr(patience, "_LONGEST_SECONDS", 0.3)
+    whole_site.proxy.heal()
+    yield whole_site
+    whole_site.proxy.heal()
+
+
+@pytest.fixture(scope="module")
+def healthy(whole_site: Site) -> Recipe:
+    """A training whose server was well."""
+    recipe = whole_site.recipe("healthy")
+    with mock.patch.object(train, "connected", return_value=nullcontext()):
+        whole_site.run("train", recipe)
+    return recipe
+
+
+@row(
+    GROUP,
+    "server down at the start",
+    where="train, sweep, promote: before any work",
+    sees="refused within seconds: address, reason, what to check; status 2",
+    broken=Injection("pipelines.checks:check_tracking", "skip", always=True),
+)
+@pytest.mark.parametrize("verb", ["train", "sweep", "promote"])
+def test_a_server_that_is_down_is_refused_before_any_work(
+    verb: str, site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def begun(_recipe: Recipe) -> None:
+        raise AssertionError("a cluster was asked for")
+
+    monkeypatch.setattr(VERBS[verb], "connected", begun)
+    nobody = f"http://127.0.0.1:{free_port()}"
+    recipe = site.recipe(f"down-{verb}", output=str(site.output / "down"), tracking={"uri": nobody})
+    site.run(verb, recipe, status=2)
+    [said] = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: MLflow must be able to open the tracking store, got ")
+    assert nobody in said
+    assert "check that `tracking.uri` is right, that the server is up" in said
+    assert not (site.output / "down").exists()
+
+
+@row(
+    GROUP,
+    "every kind of call fails three times: carried out and its answer lost, then 500, then dropped",
+    where="train: from making the run to registering the adapter",
+    sees="`MLflow does not answer as it should; waiting for it`, then `MLflow is back`; the command ends well",
+    broken=IMPATIENT,
+)
+@row(
+    GROUP,
+    "an answer is lost whose request was carried out",
+    where="train: making a run, a model, a version; a batch of metrics",
+    sees="`waiting for it`, `MLflow is back`; one run, one model, one version, every point once",
+    broken=(
+        Injection("pipelines.tracking:Tracker._only_run", "skip", always=True),
+        Injection("pipelines.mlflow_flavor:_begun_before", "skip", always=True),
+        Injection("pipelines.registering:_only_version", "skip", always=True),
+    ),
+)
+def test_every_call_may_fail_in_every_way(site: Site, healthy: Recipe) -> None:
+    ways: list[Act] = ["lose", "fail", "drop"]
+    asked_before: Counter[str] = Counter()
+    recipe = site.recipe("troubled")
+
+    def rule(asked: Asked) -> Act:
+        if asked.kind.startswith(("POST mlflow/experiments", "GET mlflow/experiments")):
+            return "pass"  # the server is well when the command begins
+        asked_before[asked.kind] += 1
+        nth = asked_before[asked.kind]
+        return ways[nth - 1] if nth <= len(ways) else "pass"
+
+    site.proxy.rule = rule
+    site.run("train", recipe)
+    failed = {asked.kind for asked, act in site.proxy.seen if act == "lose"}
+    assert {
+        f"POST mlflow/{call}" for call in ("runs/create", "runs/log-batch", "logged-models", "model-versions/create")
+    } <= failed
+    is_recorded(site, recipe)
+    assert tensors(train.run_folder(recipe)) == tensors(train.run_folder(healthy))
+
+
+@row(
+    GROUP,
+    "server killed in the middle of a batch of metrics, and back only when training has long ended",
+    where="train",
+    sees="`MLflow does not take what is recorded`, where it is kept; `waiting for it, 300 s at most`; the command ends well",
+    broken=NOT_SHIPPED,
+)
+def test_a_server_that_is_killed_while_a_run_trains(site: Site, healthy: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = site.recipe("killed")
+    outcome = train.run_folder(recipe) / OUTCOME_FILE
+    trained_before: list[bool] = []
+
+    def kill(asked: Asked) -> None:
+        if asked.has_metrics and not trained_before:
+            trained_before.append(outcome.is_file())
+            site.server.kill()  # it has written them, and nobody knows
+
+    def rule(_asked: Asked) -> Act:
+        if not trained_before or site.server.is_up:
+            return "pass"
+        rounds = site.proxy.num_failed
+        if rounds >= 5 and outcome.is_file():  # training went on to its end without it
+            site.server.start()
+            return "pass"
+        return "drop"
+
+    site.proxy.before_answer, site.proxy.rule = kill, rule
+    site.run("train", recipe)
+    assert trained_before == [False]
+    said = capsys.readouterr().err
+    assert said.count("MLflow does not take what is recorded") == 1, "an outage is said once"
+    assert str(train.run_folder(recipe) / "metrics.jsonl") in said
+    assert "MLflow takes what is recorded again" in said or "MLflow is back" in said
+    is_recorded(site, recipe)
+    assert tensors(train.run_folder(recipe)) == tensors(train.run_folder(healthy))
+
+
+@row(
+    GROUP,
+    "server away for good from the middle of training on",
+    where="train",
+    sees="trains to the end, waits for `tracking.patience_seconds`; status 2: what is kept, and that the same command records it",
+    broken=NOT_SHIPPED,
+)
+def test_a_server_that_never_comes_back(site: Site, healthy: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = site.recipe("away", tracking={"patience_seconds": 0.2})
+    folder = train.run_folder(recipe)
+    site.proxy.rule = lambda asked: "drop" if asked.has_metrics or "drop" in {act for _a, act in site.proxy.seen} else "pass"
+    site.run("train", recipe, status=2)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: MLflow must be able to record metrics, got ")
+    assert last.endswith("what is done is kept in the output folder, and the same command goes on from there and records it")
+    assert tensors(folder) == tensors(train.run_folder(healthy))
+    spool = (folder / "metrics.jsonl").read_bytes()
+    site.proxy.heal()
+    assert site.only_run("attributes.run_name = 'away'").data.metrics == {}
+    site.run("train", recipe)
+    assert (folder / "metrics.jsonl").read_bytes() == spool, "it was not trained again"
+    is_recorded(site, recipe)
+
+
+@row(
+    GROUP,
+    "slow: an answer takes longer than the rest of training",
+    where="train",
+    sees="nothing; recording ends later",
+    broken=Injection(
+        "grun.training.callbacks:MetricsSpool.write", "replace", always=True, by="tests.faults.test_tracking:tells_mlflow"
+    ),
+)
+def test_training_does_not_wait_for_a_slow_server(site: Site, healthy: Recipe) -> None:
+    recipe = site.recipe("slow")
+    outcome = train.run_folder(recipe) / OUTCOME_FILE
+    appeared: list[tuple[bool, bool]] = []
+
+    def hold(asked: Asked) -> None:
+        if asked.has_metrics and not appeared:
+            appeared.append((outcome.is_file(), appears(outcome)))
+
+    site.proxy.before_answer = hold
+    site.run("train", recipe)
+    assert appeared == [(False, True)], "training waited for the answer"
+    is_recorded(site, recipe)
+    assert tensors(train.run_folder(recipe)) == tensors(train.run_folder(healthy))
+
+
+@row(
+    GROUP,
+    "server killed in the middle of a sweep, and back only when all trials have ended",
+    where="sweep: the parent, its children, the registry",
+    sees="`MLflow does not take what is recorded`, where it is kept; trials are announced as they end; the command ends well",
+    broken=NOT_SHIPPED,
+)
+@row(
+    GROUP,
+    "a result is recorded, and what follows it fails",
+    where="sweep: the end of a trial",
+    sees="nothing: it is recorded again, and MLflow holds it once",
+    broken=Injection("pipelines.tracking:_unknown", "replace", always=True, by="tests.faults.test_tracking:all_of_them"),
+)
+def test_a_server_that_is_killed_in_the_middle_of_a_sweep(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = Recipe.parse({**SWEPT, "output": str(site.output), "tracking": {"uri": site.proxy.uri, "patience_seconds": 120.0}})
+    folder = sweep.sweep_folder(recipe)
+    killed_with: list[int] = []
+    ended: Counter[str] = Counter()
+
+    def num_done() -> int:
+        return sum(record.done for record in read_trials(folder))
+
+    def kill(asked: Asked) -> None:
+        if asked.has_metrics and not killed_with:
+            killed_with.append(num_done())
+            site.server.kill()
+
+    def rule(asked: Asked) -> Act:
+        if site.server.is_up:
+            if asked.kind != "POST mlflow/runs/update" or asked.json.get("status") != "FINISHED":
+                return "pass"
+            ended[asked.json["run_id"]] += 1  # each run's end fails once, with its results recorded
+            return "drop" if ended[asked.json["run_id"]] == 1 else "pass"
+        if num_done() == 2 and site.proxy.num_failed >= 5:
+            site.server.start()
+            return "pass"
+        return "drop"
+
+    site.proxy.before_answer, site.proxy.rule = kill, rule
+    site.run("sweep", recipe)
+    assert killed_with == [0]
+    said = capsys.readouterr().err
+    assert str(folder) in said
+    assert said.count("\ntrial ") == 2
+    tracker = site.tracker
+    parent = site.only_run("tags.kind = 'sweep'")
+    children = {run.info.run_name: run for run in tracker.search(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")}
+    records = read_trials(folder)
+    assert children.keys() == {record.trial_id for record in records}
+    for record in records:
+        child, trial = children[record.trial_id], folder / "trials" / record.trial_id
+        assert (child.info.status, child.data.tags["kind"]) == ("FINISHED", "trial")
+        assert child.data.params == flatten(record.point)
+        has_exactly(tracker, child, trial / "metrics.jsonl", record.result)
+        reports = {f"reports/{path.parent.name}.json" for path in trial.glob("evaluation/*/report.json")}
+        assert {file.path for file in tracker.client.list_artifacts(child.info.run_id, "reports")} == reports
+    assert parent.info.status == "FINISHED"
+    for key in parent.data.metrics:
+        assert len(tracker.client.get_metric_history(parent.info.run_id, key)) == 1, key
+    [version] = tracker.client.search_model_versions(f"run_id = '{parent.info.run_id}'")
+    assert Registry(tracker).version_of(recipe.registered_model, CANDIDATE) == int(version.version)
+
+
+@row(
+    GROUP,
+    "disk full on the server's side (database and artifacts on a tmpfs), and freed when training has ended",
+    where="train",
+    sees="`MLflow does not take what is recorded`, with the server's reason; the command ends well",
+    broken=NOT_SHIPPED,
+)
+def test_a_server_whose_disk_is_full(site: Site, healthy: Recipe, tmp_path: Path) -> None:
+    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode != 0:
+        pytest.skip("a file system of its own takes root: a full disk on the server's side was not tried")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = 'mount -t tmpfs -o size=8m tmpfs "$0" && exec "$@"'
+    with (
+        mlflow_server(disk, log=tmp_path, within=("unshare", "-m", "sh", "-c", script, str(disk))) as small,
+        proxied(small) as proxy,
+    ):
+        ballast = Path(f"/proc/{small.pid}/root{disk}/ballast")  # the test sees the disk as the server does
+        recipe = site.recipe("full", tracking={"uri": proxy.uri})
+        outcome = train.run_folder(recipe) / OUTCOME_FILE
+        refused: list[bool] = []
+
+        def rule(asked: Asked) -> Act:
+            if asked.has_metrics and not refused and not ballast.exists():
+                fill(ballast)
+            elif len(refused) >= 5 and outcome.is_file():
+                ballast.unlink(missing_ok=True)
+            return "pass"
+
+        def count(_asked: Asked, status: int) -> None:
+            if status >= 500:
+                refused.append(outcome.is_file())
+
+        proxy.rule, proxy.on_status = rule, count
+        site.run("train", recipe)
+        assert refused[0] is False
+        is_recorded(replace(site, server=small, proxy=proxy), recipe)
+    assert tensors(train.run_folder(recipe)) == tensors(train.run_folder(healthy))
+
+
+def fill(path: Path) -> None:
+    """Fill the disk to its last byte."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        for size in (2**16, 1):
+            with suppress(OSError):
+                while file.write(b"\0" * size):
+                    pass
+
+
+@row(
+    GROUP,
+    "server fails between the upload of an adapter and its alias",
+    where="train, sweep: registering",
+    sees="status 2; no candidate; the same command ends well, with one version",
+    broken=Injection("pipelines.registering:_only_version", "skip", always=True),
+)
+def test_what_is_half_registered_is_no_candidate(site: Site, healthy: Recipe) -> None:
+    adapter, name = train.run_folder(healthy) / "adapter", "half-registered"
+    base = read_card(adapter).base
+    run_id = site.tracker.start_run("half")
+    through = Registry(Tracker(site.proxy.uri, "grun", site.output))
+    site.proxy.rule = lambda asked: "drop" if asked.path.endswith("/alias") else "pass"
+    for _ in range(2):
+        with pytest.raises(OutageError, match="register a candidate"):
+            through.register_candidate(name, run_id, adapter, base)
+        assert Registry(site.tracker).version_of(name, CANDIDATE) is None
+    site.proxy.heal()
+    assert through.register_candidate(name, run_id, adapter, base) == 1
+    assert Registry(site.tracker).version_of(name, CANDIDATE) == 1
+    assert len(site.tracker.client.search_model_versions(f"name = '{name}'")) == 1
+    assert len(site.tracker.client.search_logged_models([site.tracker.experiment_id], f"source_run_id = '{run_id}'")) == 1
+
+
+@row(
+    GROUP,
+    "server fails right after the champion was moved",
+    where="promote",
+    sees="status 2; the same command says `promoted already`, and completes record and aliases",
+    broken=Injection("pipelines.registry:Registry.finish_promotion", "skip", always=True),
+)
+def test_a_promotion_that_lost_the_server_is_finished(site: Site, healthy: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = site.recipe("healthy", tracking={"registered_model": "half-promoted"})
+    site.run("train", recipe)  # trained already: it is registered under another name
+    through = Registry(Tracker(site.proxy.uri, "grun", site.output))
+    name = recipe.registered_model
+    moved: list[Asked] = []
+
+    def rule(asked: Asked) -> Act:
+        if moved:
+            return "drop"
+        if asked.path.endswith("/alias") and asked.json.get("alias") == CHAMPION:
+            moved.append(asked)
+            return "lose"
+        return "pass"
+
+    site.proxy.rule = rule
+    with pytest.raises(OutageError), through.promotion_lock(name, "alice") as lease:
+        through.promote(lease, 1, Verdict("promote", ("good",)), expected_champion=None)
+    site.proxy.heal()
+    direct = Registry(site.tracker)
+    assert (direct.version_of(name, CHAMPION), direct.version_of(name, CANDIDATE)) == (1, 1)
+    site.tracker.client.delete_registered_model(f"lock.{name}")  # alice's lease has ended
+    site.run("promote", recipe)
+    assert "promoted already: version 1 of half-promoted" in capsys.readouterr().out
+    assert (direct.version_of(name, CHAMPION), direct.version_of(name, CANDIDATE)) == (1, None)
+    assert [(record.action, record.version_to, record.status) for record in direct.history(name)] == [("promote", 1, "FINISHED")]
+
+
+@row(
+    GROUP,
+    "server fails in the middle of a rollback",
+    where="promote --rollback",
+    sees="status 2; the same command completes this rollback, and does not begin a second one",
+    broken=Injection("pipelines.registry:Registry._half_rolled_back", "skip", always=True),
+)
+def test_a_rollback_that_lost_the_server_goes_one_version_back(site: Site, healthy: Recipe, tmp_path: Path) -> None:
+    name, through, direct = "half-rolled-back", Registry(Tracker(site.proxy.uri, "grun", site.output)), Registry(site.tracker)
+    adapter = train.run_folder(healthy) / "adapter"
+    for before in (None, 1, 2):
+        version = direct.register_candidate(name, site.tracker.start_run("train"), adapter, read_card(adapter).base)
+        with direct.promotion_lock(name, "alice") as lease:
+            direct.promote(lease, version, Verdict("promote"), expected_champion=before)
+    site.proxy.rule = lambda asked: "drop" if asked.path.endswith("/model-versions/delete-tag") else "pass"
+    with pytest.raises(OutageError), through.promotion_lock(name, "alice") as lease:
+        through.rollback(lease)
+    assert direct.version_of(name, CHAMPION) == 2
+    site.proxy.heal()
+    with through.promotion_lock(name, "alice") as lease:
+        assert through.rollback(lease) == (3, 2)
+    assert direct.version_of(name, CHAMPION) == 2
+    assert [(record.action, record.status) for record in direct.history(name)][-1] == ("rollback", "FINISHED")
+    with through.promotion_lock(name, "alice") as lease:
+        assert through.rollback(lease) == (2, 1)
