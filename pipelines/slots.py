@@ -182,7 +182,7 @@ def train_on_slot(hub_name: str, trial_id: str, recipe: Recipe, folder: Path) ->
     while True:
         events, is_done, failure = ray.get(hub.events.remote(trial_id))
         yield from events
-        if failure is not None:
+        if failure is not None and not (folder / ERROR_FILE).is_file():
             raise TrainingError(f"{failure}; the last checkpoint is kept, and the same command continues from it")
         if is_done:
             return
@@ -249,4 +249,4 @@ class _SlotHolder:
 
     def hold(self, config: Mapping[str, Any], recipe: Recipe, name: str, storage: Path) -> None:
         """Return when the hub has closed."""
-        make_trainer(run_slot, config, recipe, name=name, storage=storage, max_failures=-1).fit()
+        make_trainer(run_slot, config, recipe, name=name, storage=storage, max_failures=-1, what=f"slot {config['slot']}").fit()

@@ -24,7 +24,7 @@ from grun.adapters import AdapterCard, save_adapter
 from grun.config import Recipe
 from grun.data.prompts import PromptEncoder
 from grun.data.splits import Splits
-from grun.errors import GrunError
+from grun.errors import ClusterError, GrunError
 from grun.lm import CachedPass, FullPass, PrefixCache, digest_weights, load_frozen_lm, resolve_folder
 from grun.lm.frozen import count_parameters, read_shape
 from grun.requests import UnlearningRequest
@@ -45,8 +45,10 @@ from pipelines.entry import ERROR_FILE, OUTCOME_FILE, STOP_FILE
 from pipelines.prepared import read_prepared
 from pipelines.probe import Probe
 from pipelines.shared_caches import at_hand
+from pipelines.shortage import REMEDY_OF_WORKERS, is_shortage, shortage_message
+from pipelines.watchdog import Watchdog, heeding
 
-__all__ = ["Bench", "build_engine", "recording_errors", "train_worker"]
+__all__ = ["Bench", "as_mendable", "build_engine", "recording_errors", "train_worker"]
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
@@ -56,6 +58,8 @@ def train_worker(config: Mapping[str, Any]) -> None:
         config: what :func:`pipelines.trainer.worker_config` gives, and `run_folder`.
     """
     run_folder = Path(config["run_folder"])
+    if (run_folder / ERROR_FILE).is_file():
+        return  # a worker found something wrong, and the group was started again
     with recording_errors(run_folder):
         bench = Bench.open(config)
         bench.train(Recipe.parse(config["recipe"]), run_folder, ray.train.report)
@@ -63,13 +67,33 @@ def train_worker(config: Mapping[str, Any]) -> None:
 
 @contextmanager
 def recording_errors(run_folder: Path) -> Iterator[None]:
-    """Write an error that the user can mend to `error.json` and do not raise it: Ray would start the workers again, in vain."""
-    try:
-        yield
-    except GrunError as error:
-        if torch.distributed.get_rank() == 0:
-            failure = {"type": type(error).__name__, "message": str(error)}
-            (run_folder / ERROR_FILE).write_text(json.dumps(failure), encoding="utf-8")
+    """Write an error that the user can mend to `error.json` and do not raise it: Ray would start the workers again, in vain.
+
+    Memory that cannot be had is such an error. It may meet one worker alone: the others then end when they find the file, and
+    workers that start again leave it at that.
+    """
+    with heeding(run_folder / ERROR_FILE):
+        try:
+            yield
+        except Exception as error:
+            mendable = as_mendable(error)
+            if mendable is None:
+                raise
+            partial = run_folder / f".{ERROR_FILE}.{os.getpid()}"
+            partial.write_text(json.dumps({"type": type(mendable).__name__, "message": str(mendable)}), encoding="utf-8")
+            partial.replace(run_folder / ERROR_FILE)
+
+
+def as_mendable(error: Exception) -> GrunError | None:
+    """What the user can mend of a worker's error; None for a defect."""
+    if isinstance(error, GrunError):
+        return error
+    return ClusterError(shortage_message(_name(), error, REMEDY_OF_WORKERS)) if is_shortage(error) else None
+
+
+def _name() -> str:
+    """This worker, for people."""
+    return f"worker {torch.distributed.get_rank()} on {socket.gethostname()}"
 
 
 @dataclass(frozen=True)
@@ -110,20 +134,28 @@ class Bench:
         checkpoints = Checkpoints(run_folder / "checkpoints")
         start = checkpoints.load_latest(task.adapter, task.optimizer, trajectory=task.trajectory)
         probe = Probe(recipe, self.splits, engine, self.encoder)
-        reporter = _Reporter(engine, task, probe, checkpoints, recipe.train.report_every, run_folder, report)
+        # its answers are waited for so long by Ray, which comes first and knows who hangs
+        watchdog = Watchdog(f"{run_folder.name}: {_name()}", 2 * recipe.cluster.hang_seconds, run_folder)
+
+        def report_unwatched(metrics: dict[str, Any]) -> None:
+            with watchdog.paused():
+                report(metrics)
+
+        reporter = _Reporter(engine, task, probe, checkpoints, recipe.train.report_every, run_folder, report_unwatched)
         spool = [MetricsSpool(run_folder / "metrics.jsonl")] if engine.rank == 0 else []
-        callbacks: list[Callback] = [*spool, reporter]
+        callbacks: list[Callback] = [watchdog, *spool, reporter]
         started = time.monotonic()
-        result = fit(
-            engine,
-            task.adapter,
-            task.objective,
-            task.sampler,
-            task.optimizer,
-            read_layer=task.read_layer,
-            start=start,
-            callbacks=callbacks,
-        )
+        with watchdog.watching():
+            result = fit(
+                engine,
+                task.adapter,
+                task.objective,
+                task.sampler,
+                task.optimizer,
+                read_layer=task.read_layer,
+                start=start,
+                callbacks=callbacks,
+            )
         share = max(engine.gather(resident_share(engine.lm, count_parameters(self.base_folder))))
         where = engine.gather((socket.gethostname(), ray.get_runtime_context().get_node_id()))
         if engine.rank == 0:

@@ -57,6 +57,7 @@ class Checkpoints:
     def save(self, adapter: Adapter, optimizer: AdapterOptimizer, *, step: int, trajectory: str) -> None:
         """Write a checkpoint, whole or not at all, and remove those before the previous one."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._clear_partial()
         partial = self.folder / f".partial-{uuid.uuid4().hex}"
         partial.mkdir()
         save_checkpoint(partial, adapter, optimizer, step=step, trajectory=trajectory)
@@ -80,6 +81,11 @@ class Checkpoints:
         """Steps that the latest checkpoint has done: 0 where there is none."""
         found = self._all()
         return int(found[-1].name.removeprefix("step")) if found else 0
+
+    def _clear_partial(self) -> None:
+        """Remove what a worker that was killed while it wrote has left; one worker writes at a time."""
+        for old in self.folder.glob(".partial-*"):
+            shutil.rmtree(old, ignore_errors=True)
 
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("step*"))

@@ -22,6 +22,11 @@ _ERRORS = {"enospc": 28, "erofs": 30}
 def _is_here(injection: dict[str, Any]) -> bool:
     if injection["rank"] is not None and os.environ.get("RANK") != str(injection["rank"]):
         return False
+    if injection["armed"] is not None:
+        try:
+            os.unlink(injection["armed"])
+        except FileNotFoundError:
+            return False
     if injection["once"] is None:
         return True
     try:
