@@ -52,6 +52,8 @@ def cause_of_death(failures: Mapping[int, BaseException], hang_seconds: float) -
         return f"{worker} was killed by Ray, as the memory of its node ran out ({REMEDY_OF_WORKERS})"
     if _has_ended_itself(error):
         return f"{worker} ended itself, for the reason above"
+    if "node has died" in str(error) or "node was terminated" in str(error):
+        return f"{worker} was lost with its node"
     if isinstance(error, WorkerHealthCheckFailedError):
         return f"{worker} was killed, as by the kernel when memory runs out (then {REMEDY_OF_WORKERS})"
     if _LOST_PEER.search(str(error)):

@@ -171,8 +171,8 @@ def make_trainer(
     return TorchTrainer(
         function,
         train_loop_config=dict(config),
-        # a collective waits for whoever is replaced; Ray's default is for those that fetch a large cache first
-        torch_config=TorchConfig(backend="nccl" if train.use_gpu else "gloo", timeout_s=max(1800, int(3 * hang))),
+        # later than all that notices who hangs; Ray's own half an hour is for workers that fetch a large cache first
+        torch_config=TorchConfig(backend="nccl" if train.use_gpu else "gloo", timeout_s=max(1800, int(4 * hang))),
         scaling_config=ScalingConfig(
             num_workers=train.num_workers, use_gpu=train.use_gpu, resources_per_worker={"CPU": train.cpus_per_worker}
         ),

@@ -135,7 +135,7 @@ class Bench:
         start = checkpoints.load_latest(task.adapter, task.optimizer, trajectory=task.trajectory)
         probe = Probe(recipe, self.splits, engine, self.encoder)
         # its answers are waited for so long by Ray, which comes first and knows who hangs
-        watchdog = Watchdog(f"{run_folder.name}: {_name()}", 2 * recipe.cluster.hang_seconds, run_folder)
+        watchdog = Watchdog(f"{run_folder.name}: {_name()}", 3 * recipe.cluster.hang_seconds, run_folder)
 
         def report_unwatched(metrics: dict[str, Any]) -> None:
             with watchdog.paused():

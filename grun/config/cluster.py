@@ -16,4 +16,4 @@ class ClusterConfig(Config):
     """Size of the local object store in MB."""
     hang_seconds: PositiveFloat = 600.0
     """Seconds after which a worker or a task whose process does not answer is killed and started again; a worker that answers, but
-    finishes no training step, after twice as long. Twice this must be more than the slowest step, with its probe, ever takes."""
+    finishes no training step, after three times as long: that must be more than the slowest step, with its probe, ever takes."""

@@ -78,7 +78,7 @@ def nothing_is_left() -> None:
 
 
 @contextmanager
-def rescue(seconds: float = 150) -> Iterator[None]:
+def rescue(seconds: float = 280) -> Iterator[None]:
     """Kill what hangs if the context takes so long: without its safeguard a test has to fail, and not to hang."""
 
     def kill() -> None:
