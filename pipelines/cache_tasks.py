@@ -13,6 +13,7 @@ from grun.lm.cache_build import finish, probe_cache, write_shard
 from grun.lm.prefix_cache import CacheProbe, CacheSpec
 from pipelines.loaded import loaded_base
 from pipelines.shared_caches import SharedCaches, rows_digest
+from pipelines.shortage import is_shortage
 from pipelines.transfers import reporting
 
 __all__ = ["build_shard", "finish_cache"]
@@ -85,6 +86,8 @@ def _refusing(lm: FrozenLM) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+        if is_shortage(error):  # any base would have failed
+            raise
         raise CacheError(
             f"a base must take keys and values from a cache, got {type(lm.model).__name__}, which fails with {type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}; set `cache.mode: off`"

@@ -41,6 +41,11 @@ __all__ = ["RECORDS_FILE", "CachePlan", "cache_root", "check_unchanged", "ensure
 
 _PROBE_ROWS = 8
 
+_REMEDY = (
+    "lower `cache.batch_size` or `cache.sequences_per_shard`, or raise `evaluation.num_cpus`, so that fewer tasks run at a time"
+)
+"""What to do where building does not find the memory that it takes."""
+
 
 @dataclass(frozen=True)
 class CachePlan:
@@ -265,14 +270,24 @@ def _build(recipe: Recipe, prepared: Prepared, plan: CachePlan, shared: SharedCa
     title = f"building the prefix cache, {plan.num_bytes / 1e6:.0f} MB in {len(new)} file(s)"
     run_tasks(
         recipe,
-        [HelperTask(title, build_shard, {**arguments, "number": n, "examples": rows}) for n, rows in new],
+        [HelperTask(title, build_shard, {**arguments, "number": n, "examples": rows}, remedy=_REMEDY) for n, rows in new],
         shared=recipe.output.absolute(),
         title=title,
     )
     probe = plan.examples[:: max(1, len(plan.examples) // _PROBE_ROWS)][:_PROBE_ROWS]
     rows = [rows_digest(examples) for examples in shards]
-    task = HelperTask("comparing cached and full passes", finish_cache, {**arguments, "probe": probe, "rows": rows})
+    task = HelperTask(
+        "comparing cached and full passes", finish_cache, {**arguments, "probe": probe, "rows": rows}, remedy=_REMEDY
+    )
     run_tasks(recipe, [task], shared=recipe.output.absolute())
+    if shared is None:
+        _clear_scratch(plan.folder)
+
+
+def _clear_scratch(folder: Path) -> None:
+    """Remove what tasks that were killed while they wrote a file have left; whoever builds in a folder has its lock."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _begin(plan: CachePlan, shared: SharedCaches | None, common: Sequence[Sequence[Example]]) -> None:

@@ -13,6 +13,7 @@ from grun.config import Recipe
 from grun.errors import ClusterError
 from pipelines import ending
 from pipelines.head_watch import watching_head
+from pipelines.notices import telling
 from pipelines.transfers import telling_of_transfers
 
 __all__ = ["asking_for_room", "check_resources", "connected", "worker_environment"]
@@ -32,6 +33,8 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # workers that are killed leave their group at once; one that hangs cannot, and is waited for so long
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # the new output prints tables of its own whatever `verbose` says
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -47,6 +50,11 @@ def worker_environment(*, use_gpu: bool) -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 
+def hang_environment(recipe: Recipe) -> dict[str, str]:
+    """How long Ray Train waits for the answer of a worker before it takes it for dead; read by the controller of each run."""
+    return {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{recipe.cluster.hang_seconds:g}"}
+
+
 @contextmanager
 def connected(recipe: Recipe) -> Iterator[None]:
     """Connect to the cluster of `RAY_ADDRESS`, or start a local one for the time of the context.
@@ -54,7 +62,7 @@ def connected(recipe: Recipe) -> Iterator[None]:
     Raises:
         ClusterError: the cluster cannot be reached.
     """
-    environment = worker_environment(use_gpu=recipe.train.use_gpu)
+    environment = {**worker_environment(use_gpu=recipe.train.use_gpu), **hang_environment(recipe)}
     os.environ.update(environment)
     given = os.environ.get("RAY_ADDRESS")
     handler = signal.getsignal(signal.SIGTERM)
@@ -79,7 +87,7 @@ def connected(recipe: Recipe) -> Iterator[None]:
     # Ray installs a handler of its own, which ends the process where ours lets the work end tidily
     signal.signal(signal.SIGTERM, handler)
     try:
-        with watching_head(given), telling_of_transfers(recipe):
+        with watching_head(given), telling(), telling_of_transfers(recipe):
             yield
     finally:
         if ending.is_interrupted():  # what ends now is not worth a word of Ray's

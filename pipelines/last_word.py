@@ -45,7 +45,8 @@ def write_error(folder: Path, error: GrunError) -> None:
         on_disk(folder / _ROOM)
         os.replace(folder / _ROOM, folder / ERROR_FILE)
     except FileNotFoundError:
-        write_text(folder / ERROR_FILE, text)
+        if not (folder / ERROR_FILE).is_file():  # or another worker was first
+            write_text(folder / ERROR_FILE, text)
 
 
 def read_error(folder: Path) -> GrunError | None:

@@ -9,6 +9,7 @@ from grun.certificate import Certificate
 from grun.config import Recipe
 from grun.errors import PromotionError, near_miss
 from grun.requests import UnlearningRequest
+from pipelines.console import note
 from pipelines.following import Spool, shipping
 from pipelines.registry import Registry
 from pipelines.tracking import Tracker

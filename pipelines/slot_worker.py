@@ -12,9 +12,8 @@ import ray
 import torch.distributed as dist
 
 from grun.config import Recipe
-from grun.errors import GrunError
-from pipelines.entry import OUTCOME_FILE
-from pipelines.worker import Bench, recording_errors
+from pipelines.entry import ERROR_FILE, OUTCOME_FILE
+from pipelines.worker import Bench, as_mendable, recording_errors
 
 __all__ = ["serve"]
 
@@ -32,9 +31,12 @@ def serve(config: Mapping[str, Any]) -> None:
         ray.get(hub.started.remote(slot))
     try:
         bench = Bench.open(config)
-    except GrunError as error:
-        if leads:
-            ray.get(hub.refuse.remote(str(error)))
+    except Exception as error:
+        mendable = as_mendable(error)
+        if mendable is None:
+            raise
+        # of several workers, it may be any that cannot
+        ray.get(hub.refuse.remote(str(mendable)))
         return
     while (trial := _told(ray.get(hub.next.remote(slot)) if leads else None)) is not None:
         if not trial:
@@ -45,7 +47,8 @@ def serve(config: Mapping[str, Any]) -> None:
             if leads:
                 ray.get(hub.report.remote(trial_id, metrics))
 
-        if not (folder / OUTCOME_FILE).is_file():
+        # a worker may have found something wrong, and the slot was started again
+        if not any((folder / name).is_file() for name in (OUTCOME_FILE, ERROR_FILE)):
             with recording_errors(folder):
                 bench.train(Recipe.parse(trial["recipe"]), folder, report)
         dist.barrier()

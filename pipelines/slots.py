@@ -22,7 +22,7 @@ import ray
 
 from grun.config import Recipe
 from grun.errors import TrainingError
-from pipelines.entry import REPORTS_FILE, run_slot
+from pipelines.entry import ERROR_FILE, REPORTS_FILE, run_slot
 from pipelines.journal import read_entries
 from pipelines.last_word import forget_error
 from pipelines.polling import polling
@@ -234,7 +234,7 @@ def train_on_slot(
     while True:
         events, is_done, failure = ray.get(hub.events.remote(trial_id))
         yield from unseen(events)
-        if failure is not None:
+        if failure is not None and not (folder / ERROR_FILE).is_file():
             raise TrainingError(f"{failure}; the last checkpoint is kept, and the same command continues from it")
         if is_done:
             return
@@ -301,4 +301,4 @@ class _SlotHolder:
 
     def hold(self, config: Mapping[str, Any], recipe: Recipe, name: str, storage: Path) -> None:
         """Return when the hub has closed."""
-        make_trainer(run_slot, config, recipe, name=name, storage=storage, max_failures=-1).fit()
+        make_trainer(run_slot, config, recipe, name=name, storage=storage, max_failures=-1, what=f"slot {config['slot']}").fit()

@@ -17,6 +17,7 @@ from grun.reading import MalformedError, read_text, reason_of, shown
 from grun.training.health import GateValues, gate_flags
 from grun.writing import seal, telling, unseal, write_text
 from pipelines.console import note
+from pipelines.deaths import TellOfDeaths, cause_of_death
 from pipelines.entry import OUTCOME_FILE, run_worker
 from pipelines.last_word import forget_error, read_error
 from pipelines.prepared import Prepared
@@ -228,18 +229,21 @@ def make_trainer(
     name: str,
     storage: Path,
     max_failures: int,
+    what: str | None = None,
     callbacks: Sequence[Any] = (),
 ) -> TorchTrainer:
     """A Ray Train run of the recipe's workers.
 
     Args:
         max_failures: how often a crashed group of workers is started again; -1 for ever.
+        what: the run, for people; None: its name.
     """
-    train = recipe.train
+    train, hang = recipe.train, recipe.cluster.hang_seconds
     return TorchTrainer(
         function,
         train_loop_config=dict(config),
-        torch_config=TorchConfig(backend="nccl" if train.use_gpu else "gloo"),
+        # later than all that notices who hangs; Ray's own half an hour is for workers that fetch a large cache first
+        torch_config=TorchConfig(backend="nccl" if train.use_gpu else "gloo", timeout_s=max(1800, int(4 * hang))),
         scaling_config=ScalingConfig(
             num_workers=train.num_workers, use_gpu=train.use_gpu, resources_per_worker={"CPU": train.cpus_per_worker}
         ),
@@ -249,7 +253,7 @@ def make_trainer(
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=max_failures),
             logging_config=LoggingConfig(log_level="ERROR"),
-            callbacks=list(callbacks),
+            callbacks=[TellOfDeaths(what or name, max_failures, hang), *callbacks],
         ),
     )
 
@@ -265,8 +269,9 @@ def _fit(recipe: Recipe, prepared: Prepared, folder: Path, name: str, cache: Pat
     except ray.train.TrainingFailedError as error:
         if (found := read_error(folder)) is not None:
             raise found from error
+        died = cause_of_death(getattr(error, "worker_failures", None) or {0: error}, recipe.cluster.hang_seconds)
         raise TrainingError(
-            f"training must survive with at most {failures} restart(s), got {_innermost(error)}; "
+            f"training must survive with at most {failures} restart(s), got one more failure: {died}; "
             f"the last checkpoint is kept, and the same command continues from it"
         ) from error
 
@@ -289,13 +294,3 @@ def run_beside_signals(function: Callable[[], object]) -> None:
 
     threading.Thread(target=call, name="train", daemon=True).start()
     future.result()
-
-
-def _innermost(error: BaseException) -> str:
-    """The worker's own exception in one line."""
-    failures = getattr(error, "worker_failures", None)
-    cause: BaseException = next(iter(failures.values())) if failures else error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    last = [line for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {last[-1].strip() if last else ''}"

@@ -23,7 +23,7 @@ from grun.adapters import AdapterCard, save_adapter
 from grun.config import Recipe
 from grun.data.prompts import PromptEncoder
 from grun.data.splits import Splits
-from grun.errors import GrunError
+from grun.errors import ClusterError, GrunError
 from grun.lm import CachedPass, FullPass, PrefixCache, digest_weights, load_frozen_lm, resolve_folder
 from grun.lm.frozen import count_parameters, read_shape
 from grun.reading import shown
@@ -49,14 +49,16 @@ from grun.training import (
 )
 from grun.writing import disk_error, seal, write_text
 from pipelines.deepspeed_engine import DeepSpeedEngine, resident_share
-from pipelines.entry import OUTCOME_FILE, REPORTS_FILE, STOP_FILE
+from pipelines.entry import ERROR_FILE, OUTCOME_FILE, REPORTS_FILE, STOP_FILE
 from pipelines.journal import append_entry
 from pipelines.last_word import write_error
 from pipelines.prepared import read_prepared
 from pipelines.probe import Probe
 from pipelines.shared_caches import at_hand
+from pipelines.shortage import REMEDY_OF_WORKERS, is_shortage, shortage_message
+from pipelines.watchdog import Watchdog, heeding
 
-__all__ = ["Bench", "build_engine", "recording_errors", "train_worker"]
+__all__ = ["Bench", "as_mendable", "build_engine", "recording_errors", "train_worker"]
 
 _T = TypeVar("_T")
 
@@ -68,6 +70,8 @@ def train_worker(config: Mapping[str, Any]) -> None:
         config: what :func:`pipelines.trainer.worker_config` gives, and `run_folder`.
     """
     run_folder = Path(config["run_folder"])
+    if (run_folder / ERROR_FILE).is_file():
+        return  # a worker found something wrong, and the group was started again
     with recording_errors(run_folder):
         bench = Bench.open(config)
         bench.train(Recipe.parse(config["recipe"]), run_folder, ray.train.report)
@@ -75,15 +79,32 @@ def train_worker(config: Mapping[str, Any]) -> None:
 
 @contextmanager
 def recording_errors(run_folder: Path) -> Iterator[None]:
-    """Write an error that the user can mend to `error.json` and do not raise it: Ray would start the workers again, in vain."""
-    try:
-        yield
-    except Exception as error:
-        told = error if isinstance(error, GrunError) else disk_error(error)
-        if told is None:
-            raise
-        if torch.distributed.get_rank() == 0:
-            write_error(run_folder, told)
+    """Write an error that the user can mend to `error.json` and do not raise it: Ray would start the workers again, in vain.
+
+    It may meet one worker alone: the others then end when they find the file, and workers that start again leave it at that.
+    """
+    with heeding(run_folder / ERROR_FILE):
+        try:
+            yield
+        except Exception as error:
+            mendable = as_mendable(error)
+            if mendable is None:
+                raise
+            write_error(run_folder, mendable)
+
+
+def as_mendable(error: Exception) -> GrunError | None:
+    """What the user can mend of a worker's error, as memory or a disk that ran out; None for a defect."""
+    if isinstance(error, GrunError):
+        return error
+    if is_shortage(error):
+        return ClusterError(shortage_message(_name(), error, REMEDY_OF_WORKERS))
+    return disk_error(error)
+
+
+def _name() -> str:
+    """This worker, for people."""
+    return f"worker {torch.distributed.get_rank()} on {socket.gethostname()}"
 
 
 def _by_rank_0(engine: Engine, act: Callable[[], _T]) -> _T:
@@ -93,7 +114,7 @@ def _by_rank_0(engine: Engine, act: Callable[[], _T]) -> _T:
         try:
             done = act()
         except (GrunError, OSError) as error:
-            done = error if isinstance(error, GrunError) else disk_error(error)
+            done = as_mendable(error)
             if done is None:
                 raise
     done = engine.gather(done)[0]
@@ -142,23 +163,30 @@ class Bench:
         if found.folder is not None:
             load_checkpoint(found.folder, task.adapter, task.optimizer, trajectory=task.trajectory)
         probe = Probe(recipe, self.splits, engine, self.encoder)
-        reporter = _Reporter(engine, task, probe, checkpoints, spool, recipe.train.report_every, run_folder, report)
-        callbacks: list[Callback] = [*([spool] if engine.rank == 0 else []), reporter]
+        # its answers are waited for so long by Ray, which comes first and knows who hangs
+        watchdog = Watchdog(f"{run_folder.name}: {_name()}", 3 * recipe.cluster.hang_seconds, run_folder)
+
+        def report_unwatched(metrics: dict[str, Any]) -> None:
+            with watchdog.paused():
+                report(metrics)
+
+        reporter = _Reporter(engine, task, probe, checkpoints, spool, recipe.train.report_every, run_folder, report_unwatched)
+        callbacks: list[Callback] = [watchdog, *([spool] if engine.rank == 0 else []), reporter]
         started = time.monotonic()
-        result = (
-            FitResult(found.step, stopped_early=True)
-            if found.step and reporter.is_to_stop(found.step, task.optimizer.total_steps)
-            else fit(
-                engine,
-                task.adapter,
-                task.objective,
-                task.sampler,
-                task.optimizer,
-                read_layer=task.read_layer,
-                start=found.step,
-                callbacks=callbacks,
-            )
-        )
+        if found.step and reporter.is_to_stop(found.step, task.optimizer.total_steps):
+            result = FitResult(found.step, stopped_early=True)
+        else:
+            with watchdog.watching():
+                result = fit(
+                    engine,
+                    task.adapter,
+                    task.objective,
+                    task.sampler,
+                    task.optimizer,
+                    read_layer=task.read_layer,
+                    start=found.step,
+                    callbacks=callbacks,
+                )
         share = max(engine.gather(resident_share(engine.lm, count_parameters(self.base_folder))))
         where = engine.gather((socket.gethostname(), ray.get_runtime_context().get_node_id()))
         values = probe.gate_values(task.adapter)

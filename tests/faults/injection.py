@@ -36,6 +36,8 @@ class Injection:
     """In the worker of this rank alone."""
     once: str | None = None
     """A file that is made when it happens; where it is there already, nothing does. Processes that are started anew then live."""
+    armed: str | None = None
+    """A file that has to be there, and is taken away when it happens: one cluster serves several tests."""
     by: str | None = None
     """For `replace`: `module:function` that is called with the original function, and the arguments."""
 

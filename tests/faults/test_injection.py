@@ -63,6 +63,13 @@ def test_a_process_dies_once_and_its_successor_lives(tmp_path: Path) -> None:
     assert said(NEAR, deadly)[0] == 0
 
 
+def test_a_place_fails_when_it_is_armed_and_only_once(tmp_path: Path) -> None:
+    armed = Injection(WHERE, "skip", always=True, armed=str(tmp_path / "armed"))
+    assert said(NEAR, armed)[1].count("None") == 0
+    (tmp_path / "armed").touch()
+    assert said(NEAR, armed)[1].splitlines() == ["None", " (did you mean `beta`?)", " (did you mean `gamma`?)"]
+
+
 def test_a_full_disk_is_the_error_that_the_system_gives() -> None:
     status, out = said(NEAR, Injection(WHERE, "enospc"))
     assert status == 1

@@ -29,7 +29,7 @@ from pipelines.cli import run_command
 from pipelines.cluster import connected
 from pipelines.entry import OUTCOME_FILE
 from pipelines.registry import CANDIDATE, CHAMPION, Registry, Verdict
-from pipelines.sweep_trial import read_trials
+from pipelines.sweep_record import read_trials
 from pipelines.tracking import Tracker, flatten
 from pipelines.trainer import deciding_settings
 from tests.faults.injection import Injection

@@ -105,7 +105,7 @@ def test_a_trial_is_scored_on_the_node_of_its_slot(
 
         def scored_on(*nodes: str) -> object:
             outcome = TrainOutcome(tmp_path, 1, 1, stopped_early=False, resident_share=1.0, nodes=nodes)
-            _best, (node,) = sweep_trial._score(context, recipe, outcome, tmp_path)
+            _best, _threshold, (node,) = sweep_trial._score(context, recipe, outcome, tmp_path)
             return node
 
         assert [scored_on(node, "other") for node in workers] == list(workers)

@@ -1,31 +1,19 @@
 """`train` on a real local Ray: what a run leaves behind, and that an interrupted run ends where an uninterrupted one does."""
 
 import json
-import os
-import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
-import torch
-from mlflow.entities import Run as MlflowRun
-from safetensors.torch import load_file
 
 from grun.adapters import read_card
 from grun.config import Recipe
 from grun.lm import load_frozen_lm
-from pipelines import train
-from pipelines.cli import run_command
-from pipelines.cluster import connected
 from pipelines.entry import OUTCOME_FILE, STOP_FILE
 from pipelines.prepared import plan
 from pipelines.registry import Registry
-from pipelines.tracking import Tracker
+from tests.pipelines.runs import Run, TrainIt, training_on_one_cluster
 
 pytestmark = [
     pytest.mark.slow,  # every run starts worker processes, which import DeepSpeed
@@ -34,66 +22,11 @@ pytestmark = [
 ]
 
 
-@dataclass(frozen=True)
-class Run:
-    """A training command that has ended."""
-
-    recipe: Recipe
-
-    @property
-    def folder(self) -> Path:
-        return train.run_folder(self.recipe)
-
-    @property
-    def outcome(self) -> dict[str, Any]:
-        values: dict[str, Any] = json.loads((self.folder / OUTCOME_FILE).read_text(encoding="utf-8"))
-        return values
-
-    @property
-    def spool(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-
-    @property
-    def tracker(self) -> Tracker:
-        return Tracker.open(self.recipe.tracking, self.recipe.output)
-
-    @property
-    def recorded(self) -> MlflowRun:
-        """The one MLflow run of this command."""
-        [run] = self.tracker.search(f"attributes.run_name = '{self.recipe.name}'")
-        return run
-
-    def has_adapter_of(self, other: "Run") -> None:
-        mine, theirs = (load_file(run.folder / "adapter" / "adapter.safetensors") for run in (self, other))
-        assert mine.keys() == theirs.keys()
-        for name, value in mine.items():
-            torch.testing.assert_close(value, theirs[name], rtol=0, atol=1e-6)
-
-
-TrainIt = Callable[..., Run]
-
-
 @pytest.fixture(scope="module")
 def train_it(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., Recipe]) -> Iterator[TrainIt]:
     """Trains a recipe by the command, on one cluster of two CPUs and into one output folder for all tests."""
-    output = tmp_path_factory.mktemp("train")
-
-    def train_it(name: str, *, status: int = 0, **above: Any) -> Run:
-        recipe = make_recipe(name=name, output=str(output), **above)
-        file = output / f"{name}.yaml"
-        file.write_text(json.dumps(recipe.model_dump(mode="json")), encoding="utf-8")  # JSON is YAML
-        with pytest.raises(SystemExit) as ended:
-            run_command(lambda: train.main(["--recipe", str(file)]))
-        assert ended.value.code == status
-        return Run(recipe)
-
-    handler = signal.getsignal(signal.SIGTERM)
-    with mock.patch.dict(os.environ):
-        os.environ.pop("RAY_ADDRESS", None)
-        # the cluster outlives the commands
-        with connected(make_recipe()), mock.patch.object(train, "connected", return_value=nullcontext()):
-            yield train_it
-    signal.signal(signal.SIGTERM, handler)
+    with training_on_one_cluster(make_recipe, tmp_path_factory.mktemp("train")) as train_it:
+        yield train_it
 
 
 @pytest.fixture(scope="module")

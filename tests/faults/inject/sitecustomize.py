@@ -22,6 +22,11 @@ _ERRORS = {"enospc": 28, "erofs": 30}
 def _is_here(injection: dict[str, Any]) -> bool:
     if injection["rank"] is not None and os.environ.get("RANK") != str(injection["rank"]):
         return False
+    if injection["armed"] is not None:
+        try:
+            os.unlink(injection["armed"])
+        except FileNotFoundError:
+            return False
     if injection["once"] is None:
         return True
     try:
@@ -123,8 +128,8 @@ if shift := float(os.environ.get("FAULT_CLOCK", "0")):
     import time
 
     _time, _time_ns = time.time, time.time_ns
-    time.time = lambda: _time() + shift  # type: ignore[assignment]
-    time.time_ns = lambda: _time_ns() + int(shift * 1e9)  # type: ignore[assignment]
+    time.time = lambda: _time() + shift
+    time.time_ns = lambda: _time_ns() + int(shift * 1e9)
 
     class _Shifted(datetime.datetime):
         """What modules of ours get for `datetime`: the class itself cannot be changed, and others compare with it."""
