@@ -43,7 +43,7 @@ from grun.training import (
 )
 from pipelines.deepspeed_engine import DeepSpeedEngine, resident_share
 from pipelines.entry import ERROR_FILE, OUTCOME_FILE, REPORTS_FILE, STOP_FILE
-from pipelines.journal import append_entry
+from pipelines.journal import append_entry, read_entries
 from pipelines.prepared import read_prepared
 from pipelines.probe import Probe
 from pipelines.shared_caches import at_hand
@@ -113,7 +113,7 @@ class Bench:
         start = checkpoints.load_latest(task.adapter, task.optimizer, trajectory=task.trajectory)
         probe = Probe(recipe, self.splits, engine, self.encoder)
         reporter = _Reporter(engine, task, probe, checkpoints, recipe.train.report_every, run_folder, report)
-        spool = [MetricsSpool(run_folder / "metrics.jsonl")] if engine.rank == 0 else []
+        spool = [_new_steps(run_folder / "metrics.jsonl")] if engine.rank == 0 else []
         callbacks: list[Callback] = [*spool, reporter]
         started = time.monotonic()
         result = (
@@ -148,6 +148,18 @@ class Bench:
             }
             (run_folder / OUTCOME_FILE).write_text(json.dumps(outcome), encoding="utf-8")
         torch.distributed.barrier()
+
+
+def _new_steps(path: Path) -> Callback:
+    """A spool that gets each step once: a point of MLflow's is known by its time too, and a step that is done again has another."""
+    spool = MetricsSpool(path)
+    known = max((entry["step"] for entry in read_entries(path)), default=0)
+
+    def write(progress: Progress) -> None:
+        if progress.step > known:
+            spool(progress)
+
+    return write
 
 
 def build_engine(recipe: Recipe, base: str, cache_folder: str | Path | None = None, *, every_cut: bool = False) -> Engine:
