@@ -5,6 +5,10 @@
 The same command continues an interrupted run from its last checkpoint.
 """
 
+import pipelines.first  # noqa: F401 - before what takes seconds to import
+
+# isort: split
+
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
