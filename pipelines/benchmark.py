@@ -6,6 +6,10 @@ Prints a table, and writes `<output>/<name>.json` and `<output>/<name>.png`. Rat
 that take turns; see :mod:`pipelines.benchmarks.harness`.
 """
 
+import pipelines.first  # noqa: F401 - before what takes seconds to import
+
+# isort: split
+
 import argparse
 import json
 import sys

@@ -5,6 +5,10 @@
 A cache holds keys, values and hidden states of the records, those to be forgotten among them; remove it when a request is done.
 """
 
+import pipelines.first  # noqa: F401 - before what takes seconds to import
+
+# isort: split
+
 import argparse
 import shutil
 import time

@@ -7,6 +7,10 @@
 Without a choice it takes the registry's candidate, else the champion, else it trains the recipe's own adapter first.
 """
 
+import pipelines.first  # noqa: F401 - before what takes seconds to import
+
+# isort: split
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

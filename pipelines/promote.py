@@ -5,6 +5,10 @@
 Exit status: 0 promoted (or rolled back), 3 kept or rejected (the champion is unchanged), 2 a mistake in the input.
 """
 
+import pipelines.first  # noqa: F401 - before what takes seconds to import
+
+# isort: split
+
 import argparse
 from collections.abc import Sequence
 

@@ -5,6 +5,10 @@ python pipelines/request.py add --request.id r1 --request.reason "..." --forget 
 python pipelines/request.py list
 """
 
+import pipelines.first  # noqa: F401 - before what takes seconds to import
+
+# isort: split
+
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence

@@ -7,6 +7,10 @@ starts, else the request's own. The server follows the champion: when it moves, 
 `serving.poll_seconds`. The name stays, as clients ask for the model by it.
 """
 
+import pipelines.first  # noqa: F401 - before what takes seconds to import
+
+# isort: split
+
 import socket
 import time
 from collections.abc import Sequence

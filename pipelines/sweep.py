@@ -5,6 +5,10 @@
 The same command continues an interrupted sweep: finished trials stay, running ones go on from their checkpoints.
 """
 
+import pipelines.first  # noqa: F401 - before what takes seconds to import
+
+# isort: split
+
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -171,7 +171,7 @@ class Bench:
                 report(metrics)
 
         reporter = _Reporter(engine, task, probe, checkpoints, spool, recipe.train.report_every, run_folder, report_unwatched)
-        callbacks: list[Callback] = [watchdog, *([spool] if engine.rank == 0 else []), reporter]
+        callbacks: list[Callback] = [watchdog, *([_new_steps(spool)] if engine.rank == 0 else []), reporter]
         started = time.monotonic()
         if found.step and reporter.is_to_stop(found.step, task.optimizer.total_steps):
             result = FitResult(found.step, stopped_early=True)
@@ -225,6 +225,17 @@ def _flags(recipe: Recipe, spool: Path, steps: int, found: Found) -> dict[str, s
             "from before; the adapter is what it should be, its curves have a gap"
         )
     return flags
+
+
+def _new_steps(spool: MetricsSpool) -> Callback:
+    """A spool that gets each step once: a point of MLflow's is known by its time too, and a step that is done again has another."""
+    known = read_spool_lines(spool.path).keys()
+
+    def write(progress: Progress) -> None:
+        if progress.step not in known:
+            spool(progress)
+
+    return write
 
 
 def build_engine(recipe: Recipe, base: str, cache_folder: str | Path | None = None, *, every_cut: bool = False) -> Engine:

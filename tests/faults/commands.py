@@ -18,7 +18,7 @@ __all__ = ["Started", "finished", "running"]
 
 _ROOT = Path(__file__).parents[2]
 _MARK = "FAULT_TEST_COMMAND"
-_SECONDS = 300
+_SECONDS = 900
 
 
 class Started:

@@ -1,12 +1,11 @@
 """A sweep whose drivers are killed, one after another, and the same command each time: it ends as if nothing had been.
 
-machine   all processes at once, while a report is judged
+machine   all processes at once, in the middle of a trial
 head      the head of the embedded cluster, while a trial is scored; the clock has gone back an hour meanwhile
 driver    the sweep's own process, while a trial's record is half written; the clock is a day ahead
 trial     the process in which Tune runs a trial, with a report in its hands
 """
 
-import json
 import os
 import shutil
 import signal
@@ -135,7 +134,8 @@ def wounded(straight: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     sweep = Sweep(tmp_path_factory.mktemp("wounded") / "outputs")
     for name in ("models", "reference", "cache"):
         shutil.copytree(straight.output / name, sweep.output / name)
-    with held(sweep, "pipelines.sweep_scheduler:CooperativeASHA._judge", nth=6) as started:
+    # in the second step of the second trial: it is in the spool, and in no checkpoint
+    with held(sweep, "pipelines.worker:append_entry", nth=6) as started:
         sweep.rungs_then = sweep.rungs
         started.kill_all()
     with held(sweep, "pipelines.sweep_trial:_score", clock=-HOUR) as started:
@@ -172,14 +172,14 @@ def forgets(init: Callable[..., None], search: Any, *arguments: Any) -> None:
 @row(
     "drivers",
     "the whole machine is lost",
-    where="`sweep`, while a report is judged",
+    where="`sweep`, in the middle of a trial",
     sees="the same command continues; ASHA has its rungs",
     broken=Injection("pipelines.sweep_scheduler:read_entries", "replace", always=True, by="tests.faults.test_drivers:nothing"),
 )
 def test_rungs_outlive_the_machine(straight: Sweep, wounded: Sweep) -> None:
     assert wounded.ended[0].status == -signal.SIGKILL
     assert wounded.orphans[0] == []
-    assert wounded.rungs_then == straight.rungs[:6]
+    assert wounded.rungs_then == straight.rungs[:5]
     assert wounded.rungs == straight.rungs
     assert [trial.stopped_early for trial in wounded.trials] == [trial.stopped_early for trial in straight.trials]
     assert {trial.stopped_early for trial in straight.trials} == {True, False}
@@ -241,7 +241,7 @@ def test_a_killed_trial_loses_no_report(straight: Sweep, wounded: Sweep) -> None
     "the clock goes back an hour, and forward a day",
     where="`sweep`, between a command and its continuation",
     sees="nothing",
-    broken=Injection("pipelines.tracking:Tracker.ship_spool", "replace", always=True, by="tests.faults.test_drivers:stamped"),
+    broken=Injection("pipelines.worker:read_entries", "replace", always=True, by="tests.faults.test_drivers:nothing"),
 )
 def test_a_clock_that_jumps_changes_nothing(straight: Sweep, wounded: Sweep) -> None:
     started = [trial.started for trial in wounded.trials]
@@ -254,18 +254,7 @@ def test_a_clock_that_jumps_changes_nothing(straight: Sweep, wounded: Sweep) -> 
         assert sorted(run.info.run_name for run in runs) == [trial.trial_id for trial in sweep.trials]
         for run in runs:
             history = tracker.client.get_metric_history(run.info.run_id, "train/loss")
-            assert len({(point.step, point.value) for point in history}) == max(point.step for point in history)
-
-
-def stamped(ship: Callable[..., int], tracker: Tracker, run_id: str, path: Path, *, offset: int = 0) -> int:
-    """What takes the place of `ship_spool`: points carry the time at which they are shipped, and another value each time."""
-    text = path.read_text() if path.is_file() else ""
-    for line in text.splitlines():
-        entry = json.loads(line)
-        tracker.log_metrics(
-            run_id, {name: value + 1e-9 * psutil.Process().pid for name, value in entry["metrics"].items()}, entry["step"]
-        )
-    return offset
+            assert [point.step for point in history] == list(range(1, len(history) + 1)), "each step once"
 
 
 @pytest.fixture

@@ -29,7 +29,8 @@ STAGES = {
     "certifying": ("train", "pipelines.certifying:certify_adapter"),
     "registering": ("train", "pipelines.registry:Registry.register_candidate"),
     "evaluating": ("evaluate", "pipelines.adapter_scoring:score_adapter"),
-    "promoting": ("promote", "pipelines.registry:Registry.promote"),
+    "promoting": ("promote", "grun.promotion:PromotionPolicy.decide"),
+    "importing": ("sweep", "tune_spaces.space:choice"),
     "sweeping": ("sweep", "pipelines.worker:append_entry"),
     "scoring": ("sweep", "pipelines.sweep_trial:_score"),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.holding import holding
 from tests.faults.commands import finished, running
 from tests.faults.holding_still import at, reached
 from tests.faults.injection import Injection
@@ -49,11 +50,9 @@ UNLOCKED = Injection("pipelines.holding:holding", "replace", always=True, by="te
 def test_the_second_is_refused_and_told_who_the_first_is(verb: str, recipe_file: Callable[..., str], tmp_path: Path) -> None:
     options = ["--recipe", recipe_file(name="both")]
     folder = tmp_path / "outputs" / {"train": "runs", "sweep": "sweeps"}[verb] / "both"
-    (first_place, first_pipe), (third_place, third_pipe) = (
-        at("pipelines.cluster:connected", tmp_path, name=name) for name in ("first", "third")
-    )
-    with running(verb, *options, injections=[first_place], **first_pipe) as first:
-        reached(first, first_pipe)
+    place, pipe = at("pipelines.cluster:connected", tmp_path)
+    with running(verb, *options, injections=[place], **pipe) as first:
+        reached(first, pipe)
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         message = finished(verb, *options).message
         assert f"a run's folder, got {str(folder)!r}, which is held by " in message
@@ -62,8 +61,8 @@ def test_the_second_is_refused_and_told_who_the_first_is(verb: str, recipe_file:
         assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
         first.process.send_signal(signal.SIGKILL)
         first.process.wait()
-    with running(verb, *options, injections=[third_place], **third_pipe) as third:
-        reached(third, third_pipe)
+    with holding(folder):
+        pass
 
 
 HOLDER = """
