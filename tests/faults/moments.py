@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from grun.writing import telling
 from tests.faults.injection import Injection
 from tests.faults.small_disk import fill
 
@@ -42,7 +43,8 @@ def _do(asked: dict[str, Any]) -> None:
         case "fill":
             fill(path)
         case "refuse":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            with telling(path):  # as it comes out of our writers
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         case "flip":
             content = bytearray(path.read_bytes())
             content[-1] ^= 1
