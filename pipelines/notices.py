@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn, cast
+from typing import NoReturn
 
 import ray
 from ray.experimental import internal_kv
@@ -37,7 +37,7 @@ def say(text: str) -> None:
 
 def end_process() -> NoReturn:
     """End this process, an actor's, at once; what there is to say of it has been said. (Ray tells no exit status.)"""
-    internal_kv._internal_kv_put(ray.get_runtime_context().get_actor_id(), b"", namespace=_ENDED)
+    internal_kv._internal_kv_put(str(ray.get_runtime_context().get_actor_id()), b"", namespace=_ENDED)
     os._exit(1)  # an orderly end would wait for others
 
 
@@ -56,7 +56,7 @@ def telling() -> Iterator[None]:
 def _tell() -> None:
     if not ray.is_initialized():
         return
-    for key in sorted(cast(list[bytes], internal_kv._internal_kv_list(_prefix(), namespace=_NAMESPACE))):
+    for key in sorted(internal_kv._internal_kv_list(_prefix(), namespace=_NAMESPACE)):
         text = internal_kv._internal_kv_get(key, namespace=_NAMESPACE)
         # whoever takes a notice away passes it on
         if text is not None and internal_kv._internal_kv_del(key, namespace=_NAMESPACE):

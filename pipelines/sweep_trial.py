@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import ray
 from pydantic import Field
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
@@ -23,6 +22,7 @@ from pipelines.adapter_scoring import score_adapter
 from pipelines.entry import FORGETTING, STOP_FILE, UTILITY, ReportToTune, with_objectives
 from pipelines.prepared import Prepared
 from pipelines.slots import train_on_slot
+from pipelines.tasks import HelperTask, run_tasks
 from pipelines.trainer import TrainOutcome, read_outcome, train_on_ray
 from tune_spaces import apply_point
 
@@ -173,27 +173,26 @@ def _score(
     """Score the adapter at every threshold on validation rows, in a task beside the workers; return the best point and them."""
     evaluation = recipe.evaluation
     beside_slots = context.hub is not None and not evaluation.use_gpu
-    task = cast(Any, ray.remote(score_adapter)).options(
+    options = {
         # slots hold what they train on as long as the sweep runs; on a small cluster nothing else is left
-        num_cpus=evaluation.num_cpus if context.hub is None else 0,
-        num_gpus=1 if evaluation.use_gpu else 0,
+        "num_cpus": evaluation.num_cpus if context.hub is None else 0,
         # a task that asks for nothing would stay where the trial is: on the head, with those of all other trials. Nor does it
         # go into the placement group of the trial, which holds no CPU
-        scheduling_strategy=_near(outcome) if beside_slots else "DEFAULT",
-    )
-    reports = ray.get(
-        task.remote(
-            recipe=validating(recipe),
-            prepared=context.prepared.folder,
-            base=context.prepared.base,
-            retain_only=context.prepared.retain_only,
-            adapter_folder=outcome.adapter,
-            folder=folder / "evaluation",
-            thresholds=list(context.thresholds),
-            cache=context.cache,
-            calibrates=True,
-        )
-    )
+        "scheduling_strategy": _near(outcome) if beside_slots else "DEFAULT",
+    }
+    arguments = {
+        "recipe": validating(recipe),
+        "prepared": context.prepared.folder,
+        "base": context.prepared.base,
+        "retain_only": context.prepared.retain_only,
+        "adapter_folder": outcome.adapter,
+        "folder": folder / "evaluation",
+        "thresholds": list(context.thresholds),
+        "cache": context.cache,
+        "calibrates": True,
+    }
+    task = HelperTask(f"scoring trial {folder.name}", score_adapter, arguments, options=options)
+    [reports] = run_tasks(recipe, [task], shared=folder)
     points = [(r.value("forget_unseen/rouge_l_recall"), r.value("model_utility_ratio")) for r in reports.values()]
     forgetting, utility = max(points, key=lambda point: sweep_score(recipe, *point))
     best = {FORGETTING: forgetting, UTILITY: utility, "probe/score": utility - forgetting}
