@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn, cast
+from typing import NoReturn
 
 import ray
 from ray.experimental import internal_kv
@@ -37,7 +37,7 @@ def say(text: str) -> None:
 
 def end_process() -> NoReturn:
     """End this process, an actor's, at once; what there is to say of it has been said. (Ray tells no exit status.)"""
-    internal_kv._internal_kv_put(cast(str, ray.get_runtime_context().get_actor_id()), b"", namespace=_ENDED)
+    internal_kv._internal_kv_put(str(ray.get_runtime_context().get_actor_id()), b"", namespace=_ENDED)
     os._exit(1)  # an orderly end would wait for others
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -22,6 +21,7 @@ from pipelines.prepared import Prepared
 from pipelines.slots import train_on_slot
 from pipelines.sweep_record import TrialRecord, read_trials
 from pipelines.sweep_search import TRIAL_KEY
+from pipelines.tasks import HelperTask, run_tasks
 from pipelines.trainer import TrainOutcome, read_outcome, train_on_ray
 from tune_spaces import apply_point
 
@@ -137,27 +137,26 @@ def _score(
     """Score the adapter at every threshold on validation rows, in a task beside the workers; return the best point, where, and them."""
     evaluation = recipe.evaluation
     beside_slots = context.hub is not None and not evaluation.use_gpu
-    task = cast(Any, ray.remote(score_adapter)).options(
+    options = {
         # slots hold what they train on as long as the sweep runs; on a small cluster nothing else is left
-        num_cpus=evaluation.num_cpus if context.hub is None else 0,
-        num_gpus=1 if evaluation.use_gpu else 0,
+        "num_cpus": evaluation.num_cpus if context.hub is None else 0,
         # a task that asks for nothing would stay where the trial is: on the head, with those of all other trials. Nor does it
         # go into the placement group of the trial, which holds no CPU
-        scheduling_strategy=_near(outcome) if beside_slots else "DEFAULT",
-    )
-    reports = ray.get(
-        task.remote(
-            recipe=validating(recipe),
-            prepared=context.prepared.folder,
-            base=context.prepared.base,
-            retain_only=context.prepared.retain_only,
-            adapter_folder=outcome.adapter,
-            folder=folder / "evaluation",
-            thresholds=list(context.thresholds),
-            cache=context.cache,
-            calibrates=True,
-        )
-    )
+        "scheduling_strategy": _near(outcome) if beside_slots else "DEFAULT",
+    }
+    arguments = {
+        "recipe": validating(recipe),
+        "prepared": context.prepared.folder,
+        "base": context.prepared.base,
+        "retain_only": context.prepared.retain_only,
+        "adapter_folder": outcome.adapter,
+        "folder": folder / "evaluation",
+        "thresholds": list(context.thresholds),
+        "cache": context.cache,
+        "calibrates": True,
+    }
+    task = HelperTask(f"scoring trial {folder.name}", score_adapter, arguments, options=options)
+    [reports] = run_tasks(recipe, [task], shared=folder)
     points = [(r.value("forget_unseen/rouge_l_recall"), r.value("model_utility_ratio"), r) for r in reports.values()]
     forgetting, utility, report = max(points, key=lambda point: sweep_score(recipe, *point[:2]))
     best = {FORGETTING: forgetting, UTILITY: utility, "probe/score": utility - forgetting}

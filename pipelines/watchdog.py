@@ -54,7 +54,7 @@ class Watchdog:
         self._idle = 0.0
         self._is_paused = False
 
-    def __call__(self, progress: object) -> None:  # noqa: ARG002 - a callback's signature
+    def __call__(self, progress: object) -> None:  # noqa: ARG002 - as callbacks are called
         """A step is done."""
         self._idle = 0.0
 

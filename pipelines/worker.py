@@ -163,7 +163,7 @@ class Bench:
         if found.folder is not None:
             load_checkpoint(found.folder, task.adapter, task.optimizer, trajectory=task.trajectory)
         probe = Probe(recipe, self.splits, engine, self.encoder)
-        # its answers are waited for so long by Ray, which comes first and knows who hangs
+        # Ray, which asks workers for an answer, is to come first: it knows who hangs
         watchdog = Watchdog(f"{run_folder.name}: {_name()}", 3 * recipe.cluster.hang_seconds, run_folder)
 
         def report_unwatched(metrics: dict[str, Any]) -> None:
