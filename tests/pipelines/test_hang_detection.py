@@ -35,6 +35,7 @@ def test_only_a_task_that_has_begun_and_fell_silent_is_killed(tmp_path: Path, ki
     assert not waiting.exists()
     silent.unlink()  # it is done
     now = 100.0
+    beat(lively, 100, pid=8)
     watch()
     assert len(killed) == 2
 
