@@ -14,7 +14,7 @@ from pipelines import head_watch
 
 def test_a_given_head_may_be_away_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(head_watch.time, "monotonic", lambda: now)
+    monkeypatch.setattr("pipelines.head_watch.time.monotonic", lambda: now)
     with socket.create_server(("127.0.0.1", 0)) as head:
         address = f"127.0.0.1:{head.getsockname()[1]}"
         monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address=address))

@@ -123,8 +123,8 @@ if shift := float(os.environ.get("FAULT_CLOCK", "0")):
     import time
 
     _time, _time_ns = time.time, time.time_ns
-    time.time = lambda: _time() + shift  # type: ignore[assignment]
-    time.time_ns = lambda: _time_ns() + int(shift * 1e9)  # type: ignore[assignment]
+    time.time = lambda: _time() + shift
+    time.time_ns = lambda: _time_ns() + int(shift * 1e9)
 
     class _Shifted(datetime.datetime):
         """What modules of ours get for `datetime`: the class itself cannot be changed, and others compare with it."""
