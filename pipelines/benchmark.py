@@ -87,6 +87,10 @@ def parse_options(argv: Sequence[str] | None = None) -> tuple[str, Options]:
         metavar="FOLDER",
         help="where results go; models and caches go to `work` in it [default: results/benchmark]",
     )
+    parser.add_argument(
+        "--minutes", type=float, default=120.0, metavar="N", help="how long `soak` goes on; at least one round [default: 120]"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="what `soak` draws its kills with [default: 0]")
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
     add_plan_options(parser)
     values = parser.parse_args(argv)
@@ -101,7 +105,9 @@ def parse_options(argv: Sequence[str] | None = None) -> tuple[str, Options]:
         )
     kind: Literal["testbed", "tofu"] = values.data_kind or "testbed"
     plan = parse_plan_options(vars(values), values.name)
-    return values.name, Options(values.data, values.output, values.repeats, values.tiny, kind, plan)
+    return values.name, Options(
+        values.data, values.output, values.repeats, values.tiny, kind, plan, minutes=values.minutes, seed=values.seed
+    )
 
 
 def write_report(name: str, report: Report, options: Options, command: Sequence[str]) -> tuple[Path, Path]:

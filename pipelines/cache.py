@@ -46,14 +46,18 @@ class StoredCache:
 
     def describe(self) -> str:
         """Say in a line what it is."""
-        days = (time.time() - self.last_used) / _DAY
-        size = f"{self.num_bytes / 1e6:.1f} MB, {self.state}, last used {days:.1f} days ago"
+        size = f"{self.num_bytes / 1e6:.1f} MB, {self.state}, last used {_days_since(self.last_used):.1f} days ago"
         if self.spec is None:
             return size
         return (
             f"{size}; {self.spec.num_sequences} sequences, blocks {self.spec.cut + 1}..{self.spec.num_layers - 1} of "
             f"{self.spec.num_layers}, {self.spec.dtype}, base {self.spec.base_digest[:12]}"
         )
+
+
+def _days_since(when: float) -> float:
+    """Days since a time in seconds since the epoch; what another clock, or this one before it was set, puts in the future is now."""
+    return max(0.0, time.time() - when) / _DAY
 
 
 def stored_caches(recipe: Recipe) -> list[StoredCache]:
@@ -79,7 +83,7 @@ def prune(recipe: Recipe, unused_days: float) -> list[StoredCache]:
     """Remove what nobody has used for so many days, whatever its state, and return it; what is being built stays."""
     removed = []
     for cache in stored_caches(recipe):
-        if time.time() - cache.last_used < unused_days * _DAY:
+        if _days_since(cache.last_used) < unused_days:
             continue
         try:
             with FileLock(cache.folder.with_suffix(".lock"), timeout=0):
@@ -96,12 +100,11 @@ def prune_shared(recipe: Recipe, shared: SharedCaches, unused_days: float) -> li
 
     A copy of this node that it has not read for so long goes too, whoever else reads the cache.
     """
-    before = time.time() - unused_days * _DAY
-    removed = [entry for entry in shared.entries() if not entry.is_deleted and entry.last_used <= before]
+    removed = [entry for entry in shared.entries() if not entry.is_deleted and _days_since(entry.last_used) >= unused_days]
     for entry in removed:
         shared.delete(entry.name)
     for name, last_read in shared.copies().items():
-        if last_read <= before:
+        if _days_since(last_read) >= unused_days:
             shared.drop(name)
     sweep_nodes(recipe)
     return removed
@@ -112,11 +115,10 @@ def _describe(shared: SharedCaches, entry: Entry) -> str:
     copies = f"copies on {', '.join(entry.copies)}" if entry.copies else "no copies"
     if entry.is_deleted:
         return f"deleted; {copies}, to go when a run there next needs a cache"
-    days = (time.time() - entry.last_used) / _DAY
     state = shared.state(entry.name) if entry.is_finished else None
     fits = "not finished" if state is None else "in order" if state.probe.agrees(state.spec.dtype) else "not usable"
     what = "" if state is None else f"; {state.spec.num_sequences} sequences, base {state.spec.base_digest[:12]}"
-    return f"{entry.num_bytes / 1e6:.1f} MB, {fits}, last used {days:.1f} days ago{what}; {copies}"
+    return f"{entry.num_bytes / 1e6:.1f} MB, {fits}, last used {_days_since(entry.last_used):.1f} days ago{what}; {copies}"
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

@@ -1,10 +1,10 @@
 """The audit of dependencies: `python -m tests.audit`, by `make audit`.
 
 Always, without a network: the environment holds exactly what the lock names, in these versions. Besides it may hold torch with what
-torch itself needs, which is installed apart from the lock as its builds differ; pip and its like; this project; and pip-audit.
+torch itself needs, which is installed apart from the lock as its builds differ; pip and its like; and this project.
 
-Where pip-audit is installed and its service answers: no version of the lock has a known vulnerability. Where not, that is said, and is
-no failure: nothing was looked up, and whoever reads the last line knows.
+Where pip-audit's service answers: no version of the lock has a known vulnerability. Where not, that is said, and is no failure:
+nothing was looked up, and whoever reads the last line knows.
 """
 
 import json
@@ -24,8 +24,8 @@ __all__ = ["NotLookedUpError", "apart_from_the_lock", "compare", "look_up", "mai
 
 LOCK = Path(__file__).parents[1] / "requirements.lock"
 PROJECT = "grun-pipelines"
-_ROOTS = ("torch", "pip", "setuptools", "wheel", "pip-audit", "atheris", PROJECT)
-"""What may be there without being in the lock; of torch and pip-audit, with what they need."""
+_ROOTS = ("torch", "pip", "setuptools", "wheel", PROJECT)
+"""What may be there without being in the lock; of torch, with what it needs."""
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(\[[^]]*\])?==(?P<version>[^\s;]+)\s*(;\s*(?P<marker>.+?))?\s*(#.*)?")
 _TIMEOUT = 180
 

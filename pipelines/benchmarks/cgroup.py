@@ -1,8 +1,10 @@
 """Hold processes to a share of this machine's cores, by a control group of Linux (version 1 or 2)."""
 
 import os
+import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from grun.errors import ClusterError
@@ -12,6 +14,8 @@ __all__ = ["CpuQuota", "check_quotas", "cpu_quota"]
 _V2, _V1 = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/cpu")
 
 _PERIOD_MICROSECONDS = 100_000
+
+_END_SECONDS, _POLL_SECONDS = 30.0, 0.05
 
 
 class CpuQuota:
@@ -43,7 +47,7 @@ def check_quotas() -> None:
 
 @contextmanager
 def cpu_quota(name: str, cores: float) -> Iterator[CpuQuota]:
-    """A group that is held to so many cores for the time of the context. Its processes have to have ended by then."""
+    """A group that is held to so many cores for the time of the context; what is left in it then is killed."""
     root = _root()
     assert root is not None, "check_quotas comes first"
     folder = root / name
@@ -57,7 +61,22 @@ def cpu_quota(name: str, cores: float) -> Iterator[CpuQuota]:
             (folder / "cpu.max").write_text(f"{quota} {_PERIOD_MICROSECONDS}", encoding="ascii")
         yield CpuQuota(folder)
     finally:
+        _end_processes(folder)
         folder.rmdir()
+
+
+def _end_processes(folder: Path) -> None:
+    """Kill what is left in a group, and wait until the group has noticed: a group with processes cannot be removed."""
+    deadline = time.monotonic() + _END_SECONDS
+    while pids := (folder / "cgroup.procs").read_text(encoding="ascii").split():
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"a small node must end within {_END_SECONDS:g} s, got its processes {', '.join(pids)} still there; end them"
+            )
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        time.sleep(_POLL_SECONDS)
 
 
 def _root() -> Path | None:

@@ -39,6 +39,10 @@ class Options:
     """Which data `quality` and `sequence` are measured on; the others say for themselves."""
     plan: PlanOptions = field(default_factory=PlanOptions)
     """What `plan` calculates."""
+    minutes: float = 120.0
+    """How long `soak` goes on; the round that is under way is finished."""
+    seed: int = 0
+    """What `soak` draws its kills with."""
 
     @property
     def work(self) -> Path:

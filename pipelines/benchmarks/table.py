@@ -14,6 +14,7 @@ from pipelines.benchmarks import (
     scale,
     sequence,
     serve,
+    soak,
     stack,
     step,
     sweep,
@@ -52,6 +53,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "sequence": Benchmark(
         "six requests one after another: forgetting, utility, false opens and CPU time, three ways to keep their gates apart",
         sequence.run,
+    ),
+    "soak": Benchmark(
+        "hours of sweeps, requests and hot swaps with random kills: what is lost, what is held, what grows", soak.run
     ),
     "plan": Benchmark("calculated: a step, a run and a sweep on Llamas of 8B, 70B and 405B, and where costs cross", plan.run),
     "gpu": Benchmark("a training step of Llama-3.1-8B's shape on a CUDA device", gpu.run),

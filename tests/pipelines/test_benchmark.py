@@ -21,7 +21,7 @@ from pipelines.benchmarks.table import BENCHMARKS
 from pipelines.benchmarks.workload import Geometry, lengthened, make_tokenizer
 from pipelines.cli import run_command
 
-RunBenchmark = Callable[[str], dict[str, Any]]
+RunBenchmark = Callable[..., dict[str, Any]]
 
 
 class TestHarness:
@@ -148,8 +148,8 @@ class TestCommand:
 def run_benchmark(tofu_folder: Path, tmp_path: Path) -> RunBenchmark:
     """Runs a benchmark at toy size on TOFU's rows, and reads back what it wrote."""
 
-    def run(name: str) -> dict[str, Any]:
-        argv = [name, "--tiny", "--repeats", "1", "--data.path", str(tofu_folder), "--output", str(tmp_path)]
+    def run(name: str, *more: str) -> dict[str, Any]:
+        argv = [name, "--tiny", "--repeats", "1", "--data.path", str(tofu_folder), "--output", str(tmp_path), *more]
         assert main(argv) == 0
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         values: dict[str, Any] = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
@@ -222,6 +222,17 @@ def test_serve_compares_the_champion_with_the_base(run_benchmark: RunBenchmark) 
     assert rows["serve.throughput_champion_over_base"]["ratio"] == row["ratio"]
     assert rows["serve.swaps"]["value"] == 4
     assert rows["serve.swaps_failed_requests"]["value"] == 0
+
+
+@pytest.mark.slow  # a round of commands left alone, and one with kills
+def test_a_soak_leaves_what_a_round_without_kills_leaves(run_benchmark: RunBenchmark) -> None:
+    rows = run_benchmark("soak", "--minutes", "0", "--seed", "1")
+    values = {name: row["value"] for name, row in rows.items()}
+    assert values["soak.rounds"] == values["soak.rounds_as_the_first"] == 1
+    assert sum(value for name, value in values.items() if name.startswith("soak.kills.")) >= 2
+    assert values["soak.orphans"] == 0
+    assert values["soak.failed_requests"] == 0 < values["soak.answers"]
+    assert values["soak.fingerprints"] == 2, "both requests, and the second alone"
 
 
 def test_a_percentile_is_one_of_the_values() -> None:

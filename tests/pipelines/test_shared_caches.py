@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -329,6 +330,8 @@ class TestDeleting:
     ) -> None:
         first, second = two
         shared.storage.write(f"{first.name}/last-used", b"1000000000")
+        # by a node whose clock is ahead
+        shared.storage.write(f"{second.name}/last-used", f"{time.time() + 3600:.0f}".encode())
         options = ["--output", str(recipe.output), "--cache.uri", str(recipe.cache.uri)]
         assert cache_verb.main(options) == 0
         listed = capsys.readouterr().out
