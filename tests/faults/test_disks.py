@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -32,6 +33,23 @@ WATCHED = (
 )
 
 
+TAUGHT: dict[str, Any] = {
+    "name": "swept",
+    "data": {"kind": "testbed", "num_people": 12, "num_forget": 2},
+    "model": {
+        "retain_twin": False,
+        "taught": {"hidden_size": 64, "num_layers": 4, "vocab_size": 1024, "epochs": 14, "learning_rate": 0.005},
+    },
+    "train": {"epochs": 2, "num_workers": 1, "engine": "torch", "report_every": 1},
+    "evaluation": {"max_new_tokens": 6},
+    "calibration": {"mode": "off"},
+    "promotion": {"require_certificate": False},
+    "cluster": {"num_cpus": 2, "object_store_mb": 80},
+    "sweep": {"space": "gate_threshold", "num_trials": 1, "scheduler": "none"},
+}
+"""A base that knows something: a sweep measures damage against it."""
+
+
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("disks")
@@ -40,13 +58,12 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def new(make_recipe: Callable[..., Recipe], output: Path) -> Callable[..., Recipe]:
     """A recipe of one worker and six steps, with a checkpoint every two."""
-    return lambda name, **above: make_recipe(
-        name=name,
-        output=str(output),
-        cache={"mode": "require"},
-        train={"engine": "torch", "num_workers": 1} | above.pop("train", {}),
-        **above,
-    )
+
+    def new(name: str, **above: Any) -> Recipe:
+        train = {"engine": "torch", "num_workers": 1, **above.pop("train", {})}
+        return make_recipe(**{"name": name, "output": str(output), "cache": {"mode": "require"}, "train": train, **above})
+
+    return new
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +260,7 @@ def no_remedy(_function: object, _reason: str) -> str:
 def test_a_full_disk_in_a_sweep(
     run: Commands, new: Callable[..., Recipe], output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = new("swept", sweep={"space": "gate_threshold", "num_trials": 1, "scheduler": "none"})
+    recipe = Recipe.parse({**TAUGHT, "output": str(output)})
     folder = output / "sweeps" / "swept"
     with small_disk(folder) as disk:
         run.moments.ask("score_adapter", "fill", folder)
