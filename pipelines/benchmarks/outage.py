@@ -53,7 +53,7 @@ def run(options: Options) -> Report:
     shape = Geometry.toy() if options.tiny else Geometry(num_layers=8, hidden_size=128, num_heads=4, vocab_size=2048, context=512)
     epochs = 4 if options.tiny else 80
     recipe, prepared = prepare_case(options, "outage", shape, epochs=epochs, report_every=10)
-    recipe.output.mkdir(parents=True)
+    recipe.output.mkdir(parents=True, exist_ok=True)
     with _server(recipe.output) as port, _proxy(port) as proxy, connected(recipe):
         cache = ensure_cache(recipe, prepared, [recipe])
         with open_slots(recipe, prepared, cache, recipe.output, 1) as hub:
