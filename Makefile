@@ -24,8 +24,8 @@ demo: setup  ## from a fresh clone to a promoted adapter
 test: setup  ## from a fresh clone to passing tests
 	$(BIN)/python -m pytest
 
-test-slow: setup  ## what takes longer, on real clusters
-	$(BIN)/python -m pytest -m slow
+test-slow: setup  ## what takes longer, on real clusters; two files at a time, as most of it is waiting for processes
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 lint: setup image-lint
 	$(BIN)/ruff check .
