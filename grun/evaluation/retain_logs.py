@@ -98,12 +98,12 @@ def read_retain_logs(path: Path) -> RetainLogs:
     # rows of another version lack fields or mean something else by them, so that is said first
     if header.row_version != ROW_VERSION:
         raise DataError(f"{path}:1: retain-only logs must hold rows of version {ROW_VERSION}, got {header.row_version}; {_AGAIN}")
+    rows = tuple(parse_row(line, f"{path}:{n}") for n, line in enumerate(rest.split(b"\n"), start=2) if line)
     if header.rows_sha256 is not None and hashlib.sha256(rest).hexdigest() != header.rows_sha256:
         raise DataError(
             f"{path}: the rows of retain-only logs must be as they were written, got others; {_AGAIN}, or copy the file again"
         )
-    lines = rest.split(b"\n")
-    return RetainLogs(header, tuple(parse_row(line, f"{path}:{n}") for n, line in enumerate(lines, start=2) if line))
+    return RetainLogs(header, rows)
 
 
 def check_retain_logs(
