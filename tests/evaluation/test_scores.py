@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grun.errors import DataError
+from grun.errors import DataError, DiskError
 from grun.evaluation.scores import RowScore, read_rows, write_rows
 
 ROW = RowScore(
@@ -86,7 +86,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_scratch(tmp_path: Path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(DataError, match="No space left"):
+    with pytest.raises(DiskError, match="No space left"):
         write_rows(path, [])
     assert os.listdir(tmp_path) == ["rows.jsonl"]
     assert read_rows(path) == (ROW,)
