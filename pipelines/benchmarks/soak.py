@@ -40,7 +40,7 @@ from pipelines.benchmarks.soak_watch import Sample, Watch, soak_figure
 from pipelines.console import note
 from pipelines.ledger_store import LedgerStore
 from pipelines.sweep import sweep_folder
-from pipelines.sweep_trial import read_trials
+from pipelines.sweep_record import read_trials
 
 __all__ = ["run"]
 
