@@ -148,7 +148,7 @@ def wounded(straight: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
         started.process.kill()
     # four reports of the trial that was trained are handed in again; the fifth is the first of a new one
     dies = Injection("pipelines.entry:with_objectives", nth=5, once=str(sweep.output.parent / "died"))
-    sweep.ended.append(finished("sweep", *sweep.options(), injections=[dies]))
+    sweep.ended.append(finished("sweep", *sweep.options(), injections=[dies], **{CLOCK: str(-HOUR)}))
     assert sweep.ended[-1].status == 0, sweep.ended[-1].err
     return sweep
 
