@@ -5,13 +5,13 @@ words; where a file system has no locks, it is the lock: then a holder of this m
 one of another machine has to be removed by hand.
 """
 
+import fcntl
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from grun.errors import ConfigError
 from pipelines.console import note
@@ -38,7 +38,7 @@ def check_free(folder: Path) -> None:
 
 @contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """Be the one who works in a run's folder, for the time of the context; makes the folder.
+    """Be the one who works in a run's folder, for the time of the context. Makes the folder; one that stays empty goes again.
 
     Raises:
         ConfigError: somebody else does.
@@ -46,13 +46,9 @@ def holding(folder: Path) -> Iterator[None]:
     if folder in _held:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise _refusal(folder) from None
-    except (NotImplementedError, OSError):  # a file system without locks
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    descriptor = _lock(folder)
+    if descriptor is None:
         _check_gone(folder)
     _held.add(folder)
     try:
@@ -61,8 +57,36 @@ def holding(folder: Path) -> Iterator[None]:
         yield
     finally:
         (folder / _OWNER).unlink(missing_ok=True)
+        (folder / _LOCK).unlink(missing_ok=True)
         _held.discard(folder)
-        lock.release()
+        if descriptor is not None:
+            os.close(descriptor)
+        with suppress(OSError):  # there is something in it
+            for path in made:
+                path.rmdir()
+
+
+def _lock(folder: Path) -> int | None:
+    """The descriptor that holds the lock; None on a file system that has none."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # its holder took the folder away as it ended
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), (folder / _LOCK).stat()):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise _refusal(folder) from None
+        except FileNotFoundError:  # its holder took the file away as it ended
+            pass
+        except OSError:
+            os.close(descriptor)
+            return None
+        os.close(descriptor)
 
 
 def _check_gone(folder: Path) -> None:
