@@ -158,6 +158,11 @@ def nothing(*_arguments: Any) -> Iterator[Any]:
     return iter(())
 
 
+def every_step(_function: object, spool: Any) -> Any:
+    """What takes the place of a spool that gets each step once."""
+    return spool
+
+
 def never(*_arguments: Any) -> Callable[[], None]:
     """What takes the place of a look at the head."""
     return lambda: None
@@ -241,7 +246,7 @@ def test_a_killed_trial_loses_no_report(straight: Sweep, wounded: Sweep) -> None
     "the clock goes back an hour, and forward a day",
     where="`sweep`, between a command and its continuation",
     sees="nothing",
-    broken=Injection("pipelines.worker:read_entries", "replace", always=True, by="tests.faults.test_drivers:nothing"),
+    broken=Injection("pipelines.worker:_new_steps", "replace", always=True, by="tests.faults.test_drivers:every_step"),
 )
 def test_a_clock_that_jumps_changes_nothing(straight: Sweep, wounded: Sweep) -> None:
     started = [trial.started for trial in wounded.trials]

@@ -10,6 +10,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from grun.config import Recipe
+from grun.training.checkpoint import Found
 from pipelines.caching import ensure_cache
 from pipelines.cluster import connected
 from pipelines.prepare import prepare
@@ -48,7 +49,7 @@ def cluster() -> Iterator[Cluster]:
     where="a slot of `sweep`, in the middle of training",
     sees="nothing: the trial goes on from its last checkpoint",
     broken=Injection(
-        "grun.training.checkpoint:Checkpoints.load_latest", "replace", always=True, by="tests.faults.test_preemption:afresh"
+        "grun.training.checkpoint:Checkpoints.find", "replace", always=True, by="tests.faults.test_preemption:afresh"
     ),
 )
 def test_a_preempted_trial_goes_on_to_the_same_adapter(
@@ -79,6 +80,6 @@ def test_a_preempted_trial_goes_on_to_the_same_adapter(
     assert (one.adapter / "adapter.safetensors").read_bytes() == (other.adapter / "adapter.safetensors").read_bytes()
 
 
-def afresh(*_arguments: object, **_named: object) -> int:
-    """What takes the place of `load_latest`: nothing is known."""
-    return 0
+def afresh(*_arguments: object, **_named: object) -> Found:
+    """What takes the place of `find`: nothing is known."""
+    return Found(None)

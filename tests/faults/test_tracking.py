@@ -359,7 +359,7 @@ def test_a_server_that_never_comes_back(site: Site, healthy: Recipe, capsys: pyt
     where="train",
     sees="nothing; recording ends later",
     broken=Injection(
-        "grun.training.callbacks:MetricsSpool.write", "replace", always=True, by="tests.faults.test_tracking:tells_mlflow"
+        "grun.training.spool:MetricsSpool.write", "replace", always=True, by="tests.faults.test_tracking:tells_mlflow"
     ),
 )
 def test_training_does_not_wait_for_a_slow_server(site: Site, healthy: Recipe) -> None:

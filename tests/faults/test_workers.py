@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 
 from grun.config import Recipe
+from grun.training.checkpoint import Found
 from pipelines.caching import ensure_cache
 from pipelines.prepared import plan
 from pipelines.slots import open_slots, train_on_slot
@@ -28,9 +29,9 @@ FORWARD, ALL_REDUCE = "grun.training.loop:forward", "grun.training.engine:TorchE
 ALONE = {"engine": "torch", "num_workers": 1}
 
 
-def from_the_beginning(original: Callable[..., Any], *args: Any, **options: Any) -> int:
+def from_the_beginning(original: Callable[..., Any], *args: Any, **options: Any) -> Found:
     """Safeguard broken: a checkpoint is not read."""
-    return 0
+    return Found(None)
 
 
 def save_and_keep(original: Callable[..., Any], *args: Any, **options: Any) -> None:
@@ -97,7 +98,7 @@ def killed_alone(train_it: TrainIt, arms: Arms) -> Run:
     "SIGKILL in forward",
     where="`train`, the only worker, in step 4",
     sees="why the worker is replaced; the run ends as ever",
-    broken=Injection("grun.training.checkpoint:Checkpoints.load_latest", "replace", always=True, by=f"{HERE}:from_the_beginning"),
+    broken=Injection("grun.training.checkpoint:Checkpoints.find", "replace", always=True, by=f"{HERE}:from_the_beginning"),
 )
 def test_a_worker_killed_in_forward(killed_alone: Run, straight_alone: Run) -> None:
     died = "worker 0 was killed, as by the kernel when memory runs out"

@@ -263,7 +263,8 @@ def test_a_report_is_completed_and_published(recipe: Recipe, prepared: Prepared,
     # as a training run leaves it; the registry's copy has the same tensors
     run = recipe.output.absolute() / "runs" / "towns"
     adapter = closed_adapter(recipe, prepared.base, run / "adapter")
-    (run / "outcome.json").write_text(json.dumps({"wall_seconds": 2.5, "num_workers": 2, "cache_bytes": None}), encoding="utf-8")
+    ended = {"steps": 6, "total_steps": 6, "stopped_early": False, "resident_share": 0.5}
+    (run / "outcome.json").write_text(json.dumps({**ended, "wall_seconds": 2.5, "num_workers": 2}), encoding="utf-8")
     (run / "recipe.json").write_text(json.dumps({"objective": recipe.objective.model_dump(mode="json")}), encoding="utf-8")
     copied = shutil.copytree(adapter, tmp_path / "copied")
     report = score_adapter(recipe, prepared.folder, prepared.base, None, copied, tmp_path / "scores", [0.5])["0.5"]
