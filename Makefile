@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test check lint image-lint types contracts manifests kubectl audit fuzz test-slow locks clean
+.PHONY: setup demo test coverage check lint image-lint types contracts manifests kubectl audit fuzz test-slow locks clean
 
 # installed by a lock, as pyreft pins an old transformers; torch apart from it, as its builds differ from machine to machine
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -23,6 +23,10 @@ demo: setup  ## from a fresh clone to a promoted adapter
 
 test: setup  ## from a fresh clone to passing tests
 	$(BIN)/python -m pytest
+
+# what of grun the tests of grun reach, lines and branches; those of the pipelines, which reach more of it in other processes, are left out
+coverage: setup
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90 --ignore=tests/pipelines --ignore=tests/k8s --ignore=tests/faults --ignore=tests/fuzz
 
 test-slow: setup  ## what takes longer, on real clusters; two files at a time, as most of it is waiting for processes
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
