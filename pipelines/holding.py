@@ -17,23 +17,12 @@ from grun.errors import ConfigError
 from pipelines.console import note
 from pipelines.owner import is_gone, process_owner
 
-__all__ = ["check_free", "holding"]
+__all__ = ["holding"]
 
 _LOCK, _OWNER = ".lock", "owner.json"
 
 _held: set[Path] = set()
 """Folders that this process holds: what it does within may hold them again."""
-
-
-def check_free(folder: Path) -> None:
-    """Refuse a folder in which somebody works already, before anything else is begun; leaves no trace.
-
-    Raises:
-        ConfigError: somebody does.
-    """
-    if (folder / _LOCK).is_file():
-        with holding(folder):
-            return
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from pipelines.cli import parse_command, run_command
 from pipelines.cluster import asking_for_room, check_resources, connected
 from pipelines.console import note, progress
 from pipelines.entry import FORGETTING, UTILITY
-from pipelines.holding import check_free, holding
+from pipelines.holding import holding
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
 from pipelines.recording import record_flags, record_request, register
@@ -241,14 +241,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for variant in space.variants(recipe):
         check_answers(variant, prepared.splits)
     check_calibration(recipe, prepared, min(space.thresholds))
-    check_free(sweep_folder(recipe))
-    with connected(recipe):
+    with holding(sweep_folder(recipe)), connected(recipe):
         check_resources(recipe)
-        with holding(sweep_folder(recipe)):
-            tracker = Tracker.open(recipe.tracking, recipe.output)
-            prepare(recipe, prepared)
-            check_utility(recipe, prepared)
-            outcome, version = sweep(recipe, space, prepared, tracker)
+        tracker = Tracker.open(recipe.tracking, recipe.output)
+        prepare(recipe, prepared)
+        check_utility(recipe, prepared)
+        outcome, version = sweep(recipe, space, prepared, tracker)
     show(recipe, outcome, version, sweep_folder(recipe), base=prepared.base, again=options.again)
     return 0
 

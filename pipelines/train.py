@@ -24,7 +24,7 @@ from pipelines.checks import check_full_precision, check_storage
 from pipelines.cli import next_step, parse_command, run_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, progress, summary
-from pipelines.holding import check_free, holding
+from pipelines.holding import holding
 from pipelines.last_word import give_room_back
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
@@ -123,13 +123,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepared = check(recipe)
     check_storage(recipe)
     check_calibration(recipe, prepared, recipe.adapter.gate_threshold)
-    check_free(run_folder(recipe))
-    with connected(recipe):
+    with holding(run_folder(recipe)), connected(recipe):
         check_resources(recipe)
-        with holding(run_folder(recipe)):
-            tracker = Tracker.open(recipe.tracking, recipe.output)
-            prepare(recipe, prepared)
-            outcome, version = train(recipe, prepared, tracker)
+        tracker = Tracker.open(recipe.tracking, recipe.output)
+        prepare(recipe, prepared)
+        outcome, version = train(recipe, prepared, tracker)
     _steps, metrics = read_spool(run_folder(recipe) / "metrics.jsonl")
     summary(
         f"adapter for request {prepared.request.id}",

@@ -81,6 +81,7 @@ def as_markdown() -> str:
 
 
 if __name__ == "__main__":
-    from tests.faults import table  # the module that tests put their rows into, which this one, run as a program, is not
+    # the tests leave their rows with the module that they import, which is another one than this
+    from tests.faults import table
 
     print(table.as_markdown())
