@@ -18,6 +18,7 @@ from mlflow.entities import Run as MlflowRun
 from safetensors.torch import load_file
 
 from grun.config import Recipe
+from grun.writing import unseal
 from pipelines import train
 from pipelines.cli import run_command
 from pipelines.cluster import connected
@@ -42,8 +43,7 @@ class Run:
 
     @property
     def outcome(self) -> dict[str, Any]:
-        values: dict[str, Any] = json.loads((self.folder / OUTCOME_FILE).read_text(encoding="utf-8"))
-        return values
+        return unseal((self.folder / OUTCOME_FILE).read_text(encoding="utf-8"))
 
     @property
     def spool(self) -> list[dict[str, Any]]:

@@ -45,6 +45,8 @@ def test_a_run_leaves_an_adapter_and_every_step_behind(straight: Run) -> None:
     assert outcome.pop("wall_seconds") > 0
     assert outcome.pop("cache_bytes") > 0
     assert (len(outcome.pop("nodes")), outcome.pop("hosts")) == (2, [socket.gethostname()] * 2)
+    assert all(outcome.pop("gate_values").values())
+    assert outcome.pop("flags").keys() <= {"gate_never_opens", "gate_always_opens"}, "of six steps on a base that knows nothing"
     assert outcome == {"steps": 6, "total_steps": 6, "stopped_early": False, "num_workers": 2}
 
 
@@ -128,6 +130,8 @@ def test_a_stopped_run_goes_on_with_another_number_of_workers_to_the_same_adapte
     assert outcome.pop("wall_seconds") is None  # not known of a run that was interrupted
     assert outcome.pop("cache_bytes") > 0
     assert (len(outcome.pop("nodes")), outcome.pop("hosts")) == (1, [socket.gethostname()])
+    assert all(outcome.pop("gate_values").values())
+    assert outcome.pop("flags").keys() <= {"gate_never_opens", "gate_always_opens"}, "of six steps on a base that knows nothing"
     assert outcome == {"steps": 6, "total_steps": 6, "stopped_early": False, "num_workers": 1}
     continued.has_adapter_of(straight)
     assert continued.recorded.info.status == "FINISHED"
