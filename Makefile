@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test coverage check lint image-lint types contracts manifests kubectl audit fuzz test-slow locks clean
+.PHONY: setup demo test coverage faults check lint image-lint types contracts manifests kubectl audit fuzz test-slow locks clean
 
 # installed by a lock, as pyreft pins an old transformers; torch apart from it, as its builds differ from machine to machine
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -30,6 +30,9 @@ coverage: setup
 
 test-slow: setup  ## what takes longer, on real clusters; two files at a time, as most of it is waiting for processes
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+
+faults: setup  ## kills, full disks and interruptions that CI does not wait for
+	$(BIN)/python -m pytest -m faults
 
 lint: setup image-lint
 	$(BIN)/ruff check .

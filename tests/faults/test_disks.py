@@ -97,7 +97,7 @@ def left_behind(folder: Path) -> list[str]:
     lost="nothing: the same command goes on from step 2",
     broken=Injection("grun.writing:disk_error", "skip", always=True),
 )
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_full_disk_at_a_checkpoint(
     run: Commands, new: Callable[..., Recipe], straight: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,7 +126,7 @@ def test_a_full_disk_at_a_checkpoint(
     sees="nothing, where there is room by the next report; else as for a checkpoint, with the spool's name, status 2",
     broken=Injection("grun.training.spool:MetricsSpool._append", "replace", always=True, by="tests.faults.test_disks:forgetful"),
 )
-@pytest.mark.slow
+@pytest.mark.faults
 def test_no_room_for_a_line_of_the_spool_by_injection(
     run: Commands, new: Callable[..., Recipe], straight: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,7 +149,7 @@ def test_no_room_for_a_line_of_the_spool_by_injection(
     lost="nothing: the same command writes it from the last checkpoint",
     broken=Injection("pipelines.last_word:write_error", "skip", always=True),
 )
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_full_disk_at_the_adapter(
     run: Commands, new: Callable[..., Recipe], straight: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,7 +174,7 @@ def test_a_full_disk_at_the_adapter(
     lost="nothing: the same command builds what is missing",
     broken=Injection("grun.writing:disk_error", "skip", always=True),
 )
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_full_disk_at_a_file_of_the_cache(
     run: Commands, new: Callable[..., Recipe], straight: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

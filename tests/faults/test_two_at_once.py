@@ -15,7 +15,7 @@ from tests.faults.holding_still import at, reached
 from tests.faults.injection import Injection
 from tests.faults.table import row
 
-pytestmark = pytest.mark.slow  # commands start
+pytestmark = pytest.mark.faults  # commands start
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ from tests.faults.table import row
 from tests.pipelines.runs import Run, TrainIt, training_on_one_cluster
 
 pytestmark = [
-    pytest.mark.slow,  # workers start
+    pytest.mark.faults,  # workers start
     # Ray reads all fields of its data context, old ones too, to hand them to the workers
     pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
 ]
