@@ -306,7 +306,7 @@ def _wait_for(ready: Callable[[], bool], server: "subprocess.Popen[bytes]") -> N
 @pytest.mark.slow
 def test_a_server_keeps_a_ledger_as_a_database_does(tmp_path: Path) -> None:
     with mlflow_server(tmp_path) as uri:
-        recipe = Recipe.parse({"output": str(tmp_path / "output"), "tracking": {"uri": uri}})
+        recipe = Recipe.parse({"output": str(tmp_path / "output"), "tracking": {"uri": uri, "patience_seconds": 0}})
         store = LedgerStore.open(recipe)
         ledger = filled(store)
         assert LedgerStore.open(recipe).read() == ledger
