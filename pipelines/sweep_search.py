@@ -12,16 +12,17 @@ from typing import Any, cast
 
 import numpy as np
 import optuna
+import yaml
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
-from ray.tune.search.sample import Categorical
+from ray.tune.search.sample import Categorical, Float
 
 from grun.config import Recipe
 from pipelines.entry import FORGETTING, UTILITY
 from pipelines.sweep_record import TrialRecord, read_trials
 from tune_spaces import Space
 
-__all__ = ["TRIAL_KEY", "TrialSearch", "num_trials", "study_of"]
+__all__ = ["TRIAL_KEY", "TrialSearch", "num_trials", "own_point", "study_of"]
 
 TRIAL_KEY = "trial"
 """Key of the trial's id beside its point."""
@@ -70,6 +71,8 @@ class TrialSearch(Searcher):
         if config.searcher == "random":
             generator = np.random.default_rng([config.seed, number])
             return {path: _plain(domain.sample(random_state=generator)) for path, domain in dimensions.items()}
+        if number == 1 and (own := own_point(self.recipe, self.space)) is not None:
+            return own
         study = study_of(self.recipe, self.space, before)
         return dict(study.ask(OptunaSearch.convert_search_space(dict(dimensions))).params)
 
@@ -83,6 +86,27 @@ class TrialSearch(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Never asked for."""
         raise NotImplementedError(checkpoint_path)
+
+
+def own_point(recipe: Recipe, space: Space) -> dict[str, Any] | None:
+    """The recipe's own values of a space's dimensions; None where the space does not hold them.
+
+    A guided search begins with it: somebody has chosen these values, and no sweep should end with less than they give.
+    """
+    values, point = recipe.model_dump(mode="json"), {}
+    for path, domain in space.dimensions.items():
+        value: Any = values
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(domain, Categorical):
+            found = [one for one in domain.categories if (yaml.safe_load(one) if isinstance(one, str) else one) == value]
+        else:
+            low, high = cast(Float, domain).lower, cast(Float, domain).upper
+            found = [value] if isinstance(value, int | float) and low <= value <= high else []
+        if not found:
+            return None
+        point[path] = found[0]
+    return point
 
 
 def study_of(recipe: Recipe, space: Space, trials: Sequence[TrialRecord]) -> optuna.Study:

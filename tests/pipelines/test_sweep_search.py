@@ -10,8 +10,8 @@ from ray.tune.search import Searcher
 from grun.config import Recipe
 from pipelines.entry import FORGETTING, UTILITY
 from pipelines.sweep_record import read_trials
-from pipelines.sweep_search import TRIAL_KEY, TrialSearch, study_of
-from tune_spaces import SPACES
+from pipelines.sweep_search import TRIAL_KEY, TrialSearch, own_point, study_of
+from tune_spaces import SPACES, apply_point, find_space
 
 JOINT = SPACES["joint"]
 COUNT = 14
@@ -91,3 +91,16 @@ def test_a_small_space_is_swept_whole(tmp_path: Path) -> None:
     assert points[5] == Searcher.FINISHED
     only = TrialSearch(recipe_of(), SPACES["gate_threshold"], tmp_path / "one")
     assert [only.suggest(""), only.suggest("")] == [{TRIAL_KEY: "00001"}, Searcher.FINISHED]
+
+
+def test_a_guided_sweep_begins_with_the_recipe_itself(tmp_path: Path) -> None:
+    recipe, space = Recipe.parse({"train": {"learning_rate": 0.0015}}), find_space("joint")
+    own = own_point(recipe, space)
+    assert own is not None
+    assert apply_point(recipe, own) == recipe.replace({"adapter": {"relative_depths": list(recipe.adapter.relative_depths)}})
+    search = TrialSearch(recipe, space, tmp_path)
+    first, second = search.suggest("a"), search.suggest("b")
+    assert first == {**own, TRIAL_KEY: "00001"}
+    assert {**second, TRIAL_KEY: "00001"} != first
+    # where the space does not hold it, the search begins as it would
+    assert own_point(recipe.replace({"train": {"learning_rate": 1.0}}), space) is None
