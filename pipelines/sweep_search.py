@@ -27,6 +27,9 @@ __all__ = ["TRIAL_KEY", "TrialSearch", "num_trials", "own_point", "study_of"]
 TRIAL_KEY = "trial"
 """Key of the trial's id beside its point."""
 
+_ATTEMPTS = 50
+"""Draws of a point until one is new."""
+
 
 def num_trials(recipe: Recipe, space: Space) -> int:
     """How many trials are trained: a space with fewer points than asked for is swept whole."""
@@ -66,14 +69,23 @@ class TrialSearch(Searcher):
     def _point(self, number: int, before: Sequence[TrialRecord]) -> dict[str, Any]:
         dimensions, config = self.space.dimensions, self.recipe.sweep
         if num_trials(self.recipe, self.space) >= self.space.size:
-            points = product(*(cast(Categorical, domain).categories for domain in dimensions.values()))
-            return dict(zip(dimensions, list(points)[number - 1], strict=True))
-        if config.searcher == "random":
-            generator = np.random.default_rng([config.seed, number])
-            return {path: _plain(domain.sample(random_state=generator)) for path, domain in dimensions.items()}
-        if number == 1 and (own := own_point(self.recipe, self.space)) is not None:
+            grid = product(*(cast(Categorical, domain).categories for domain in dimensions.values()))
+            return dict(zip(dimensions, list(grid)[number - 1], strict=True))
+        own = own_point(self.recipe, self.space) if config.searcher == "optuna" and number == 1 else None
+        if own is not None:
             return own
-        study = study_of(self.recipe, self.space, before)
+        tried = [record.point for record in before]
+        draws = (self._drawn(number, before, attempt) for attempt in range(_ATTEMPTS))
+        point = next(draws)
+        # a trial that repeats another is lost; where a space is nearly used up, one is taken all the same
+        return point if point not in tried else next((other for other in draws if other not in tried), point)
+
+    def _drawn(self, number: int, before: Sequence[TrialRecord], attempt: int) -> dict[str, Any]:
+        dimensions = self.space.dimensions
+        if self.recipe.sweep.searcher == "random":
+            generator = np.random.default_rng([self.recipe.sweep.seed, number, *([attempt] if attempt else [])])
+            return {path: _plain(domain.sample(random_state=generator)) for path, domain in dimensions.items()}
+        study = study_of(self.recipe, self.space, before, attempt=attempt)
         return dict(study.ask(OptunaSearch.convert_search_space(dict(dimensions))).params)
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
@@ -109,10 +121,14 @@ def own_point(recipe: Recipe, space: Space) -> dict[str, Any] | None:
     return point
 
 
-def study_of(recipe: Recipe, space: Space, trials: Sequence[TrialRecord]) -> optuna.Study:
-    """Optuna's study of the trials so far, under their numbers (from 0), ready to be asked for the next one."""
+def study_of(recipe: Recipe, space: Space, trials: Sequence[TrialRecord], *, attempt: int = 0) -> optuna.Study:
+    """Optuna's study of the trials so far, under their numbers (from 0), ready to be asked for the next one.
+
+    Args:
+        attempt: another one makes another suggestion of the same trials.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    seed = np.random.SeedSequence([recipe.sweep.seed, len(trials) + 1]).generate_state(1)[0]
+    seed = np.random.SeedSequence([recipe.sweep.seed, len(trials) + 1, *([attempt] if attempt else [])]).generate_state(1)[0]
     study = optuna.create_study(
         study_name=recipe.name,
         directions=["minimize", "maximize"],

@@ -104,3 +104,12 @@ def test_a_guided_sweep_begins_with_the_recipe_itself(tmp_path: Path) -> None:
     assert {**second, TRIAL_KEY: "00001"} != first
     # where the space does not hold it, the search begins as it would
     assert own_point(recipe.replace({"train": {"learning_rate": 1.0}}), space) is None
+
+
+@pytest.mark.parametrize("searcher", ["optuna", "random"])
+def test_no_point_is_tried_twice_while_others_are_left(searcher: str, tmp_path: Path) -> None:
+    space = find_space("reft_rank")
+    recipe = Recipe.parse({"sweep": {"searcher": searcher, "num_trials": int(space.size) - 1}})
+    search = TrialSearch(recipe, space, tmp_path)
+    points = [search.suggest(str(number)) for number in range(recipe.sweep.num_trials)]
+    assert len({point["adapter.rank"] for point in points}) == recipe.sweep.num_trials
