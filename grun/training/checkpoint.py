@@ -132,10 +132,6 @@ class Checkpoints:
             shutil.rmtree(folder)
         return Found(chosen, tuple(reversed(damaged)))
 
-    def latest_step(self) -> int:
-        """Steps that the latest checkpoint has done, be it whole or not: 0 where there is none."""
-        return Found(next(reversed(self._all()), None)).step
-
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("step*"))
 

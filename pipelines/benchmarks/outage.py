@@ -8,26 +8,21 @@ the end of the first one to the end of the last. Wall time, as what could be los
 import http.client
 import json
 import os
-import signal
-import socket
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Literal, get_args
-from urllib.request import urlopen
 
 from grun.config import Recipe
-from grun.errors import ClusterError, TrackingError
+from grun.errors import TrackingError
 from pipelines.benchmarks.figures import ratio_figure
 from pipelines.benchmarks.harness import Options, Report, Row, interleave
 from pipelines.benchmarks.overhead import prepare_case
+from pipelines.benchmarks.servers import MLflowServer
 from pipelines.benchmarks.workload import Geometry
 from pipelines.caching import ensure_cache
 from pipelines.cluster import connected
@@ -40,7 +35,6 @@ __all__ = ["run"]
 Trouble = Literal["healthy", "slow", "dead", "failing"]
 
 _SLOW_SECONDS = 3.0
-_START_SECONDS = 120.0
 
 
 def run(options: Options) -> Report:
@@ -54,7 +48,8 @@ def run(options: Options) -> Report:
     epochs = 4 if options.tiny else 80
     recipe, prepared = prepare_case(options, "outage", shape, epochs=epochs, report_every=10)
     recipe.output.mkdir(parents=True, exist_ok=True)
-    with _server(recipe.output) as port, _proxy(port) as proxy, connected(recipe):
+    server = MLflowServer(recipe.output / "mlflow")
+    with server.running(), _proxy(server.port) as proxy, connected(recipe):
         cache = ensure_cache(recipe, prepared, [recipe])
         with open_slots(recipe, prepared, cache, recipe.output, 1) as hub:
             tracker = Tracker(proxy.uri, "outage", recipe.output)
@@ -87,40 +82,6 @@ def _step_seconds(recipe: Recipe, hub: str, tracker: Tracker, proxy: "_Proxy", k
 
 def _ignore(_steps: int) -> None:
     """Nobody looks at the progress."""
-
-
-@contextmanager
-def _server(folder: Path) -> Iterator[int]:
-    """A real MLflow server for the time of the context; its port."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = int(held.getsockname()[1])
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--artifacts-destination", str(folder / "artifacts")),
-    ]
-    # it finds the server's own program by its path
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    above = {"PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, env={**os.environ, **above}, stdout=log, stderr=log, start_new_session=True)
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/health", process)
-        yield port
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
-
-
-def _wait_for(address: str, process: "subprocess.Popen[bytes]") -> None:
-    end = time.monotonic() + _START_SECONDS
-    while process.poll() is None and time.monotonic() < end:
-        with suppress(OSError), urlopen(address, timeout=5):
-            return
-        time.sleep(0.2)
-    raise ClusterError(
-        f"an MLflow server must start within {_START_SECONDS:g} s, got none; look into server.log beside its database"
-    )
 
 
 class _Proxy:

@@ -1,7 +1,6 @@
 """Two servers for the benchmark `serve`: the base alone and the champion, in replicas of the same kind behind one proxy."""
 
 import asyncio
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from grun.adapters import AdapterCard, save_adapter, save_stack
 from grun.config import PromptConfig, Recipe, SumConfig
 from grun.interventions import build_adapter
 from grun.lm import FrozenLM, IntervenedLM, load_frozen_lm
+from pipelines.benchmarks.servers import free_port
 from pipelines.cluster import connected
 from pipelines.registry import CHAMPION, Registry, Verdict
 from pipelines.serving.api import build_api
@@ -90,7 +90,7 @@ def serving(recipe: Recipe, lm: FrozenLM, folder: Path, stack_sizes: Sequence[in
     lm.model.save_pretrained(base)
     lm.tokenizer.save_pretrained(base)
     on_disk = load_frozen_lm(str(base))
-    port = _free_port()
+    port = free_port()
     recipe = recipe.replace(
         {"output": str(folder), "model": {"path": str(base)}, "serving": {"port": port}, "cluster": {"num_cpus": 2}}
     )
@@ -141,9 +141,3 @@ def _write_stack(recipe: Recipe, lm: FrozenLM, folder: Path, size: int) -> Path:
         )
         members.append((f"request-{number}", save_adapter(adapter, card, folder / "adapters" / str(number))))
     return save_stack(members, SumConfig(), folder / f"stack-{size}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -13,10 +13,8 @@ The champion server is never killed, and has to answer throughout.
 """
 
 import hashlib
-import os
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,7 +22,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +31,8 @@ import httpx
 import yaml
 
 from grun.config import Recipe
-from grun.errors import ClusterError
 from pipelines.benchmarks.harness import Options, Report, Row, plain
+from pipelines.benchmarks.servers import MLflowServer, free_port, quiet_environment, wait_until_it_answers
 from pipelines.benchmarks.soak_commands import VICTIMS, Disturber, Runner
 from pipelines.benchmarks.soak_watch import Sample, Watch, soak_figure
 from pipelines.console import note
@@ -44,7 +42,7 @@ from pipelines.sweep_record import read_trials
 
 __all__ = ["run"]
 
-_SERVER_SECONDS = 180.0
+_END_SECONDS = 180.0
 _COMMAND_SECONDS = 1200.0
 _ORPHAN_SECONDS = 60.0
 
@@ -115,49 +113,14 @@ class _Client:
             thread.join()
 
 
-class _Tracking:
+class _Tracking(MLflowServer):
     """An MLflow server that is started again whenever it was killed."""
 
-    def __init__(self, folder: Path, log: Path) -> None:
-        self.folder = folder
-        self.log = log
-        self.port = _free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        """Where it answers."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def pid(self) -> int | None:
-        """Its process."""
-        return None if self.process is None else self.process.pid
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        command = [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"),
-            *("--artifacts-destination", str(self.folder / "artifacts"), "--serve-artifacts"),
-        ]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=_quiet_environment())
-        _wait_for(f"{self.url}/health", self.process)
-
     def kill(self) -> None:
-        """Kill it with all its processes; it is back a few seconds later."""
+        """Kill it; it is back a few seconds later."""
         self.end()
         time.sleep(3)
         self.start()
-
-    def end(self) -> None:
-        """Kill it for good."""
-        if self.process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
 
 
 @contextmanager
@@ -165,13 +128,13 @@ def _champion(recipe_file: Path, url: str, log: Path) -> Iterator[int]:
     """Serve the champion of the ledger; yields the process."""
     with log.open("ab") as out:
         command = [sys.executable, "pipelines/serve.py", "--recipe", str(recipe_file)]
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=_quiet_environment())
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=quiet_environment())
     try:
-        _wait_for(f"{url}/healthz", process)
+        wait_until_it_answers(f"{url}/healthz", process)
         yield process.pid
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(_SERVER_SECONDS)
+        process.wait(_END_SECONDS)
 
 
 def run(options: Options) -> Report:
@@ -185,12 +148,11 @@ def run(options: Options) -> Report:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     soak = _Soak.make(options, folder)
-    soak.tracking.start()
-    try:
-        return soak.report(*soak.last())
-    finally:
-        soak.runner.end_all()
-        soak.tracking.end()
+    with soak.tracking.running():
+        try:
+            return soak.report(*soak.last())
+        finally:
+            soak.runner.end_all()
 
 
 @dataclass
@@ -210,13 +172,13 @@ class _Soak:
     @classmethod
     def make(cls, options: Options, folder: Path) -> "_Soak":
         """Write the recipe; nothing runs yet."""
-        tracking = _Tracking(folder / "mlflow", folder / "mlflow.log")
+        tracking = _Tracking(folder / "mlflow")
         values = {
             **_RECIPE,
             "output": str(folder / "outputs"),
             "tracking": {"uri": tracking.url},
             "ledger": {"name": "served"},
-            "serving": {**_RECIPE["serving"], "port": _free_port()},
+            "serving": {**_RECIPE["serving"], "port": free_port()},
         }
         file = folder / "recipe.yaml"
         file.write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -352,39 +314,3 @@ def _growths(samples: Sequence[Sample]) -> list[Row]:
         growth("mlflow.disk", "MB", lambda sample: sample.store_mb),
         growth("mlflow.rows", "rows", lambda sample: sample.rows),
     ]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _quiet_environment() -> dict[str, str]:
-    # the server looks for its own programs beside the interpreter
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {
-        **os.environ,
-        "PATH": path,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-
-
-def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
-    """Return once a server answers.
-
-    Raises:
-        ClusterError: it ended, or did not answer in time.
-    """
-    deadline = time.monotonic() + _SERVER_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            if httpx.get(url, timeout=5).status_code == httpx.codes.OK:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.2)
-    raise ClusterError(
-        f"a server of the soak must answer within {_SERVER_SECONDS:g} s, got nothing at {url}; see the logs beside its folder"
-    )
