@@ -26,8 +26,8 @@ from pipelines.benchmarks.harness import Options, Report, Row
 from pipelines.benchmarks.machine import commit, machine, versions
 from pipelines.benchmarks.plan_options import add_plan_options, parse_plan_options
 from pipelines.benchmarks.table import BENCHMARKS
-from pipelines.cli import run_command
 from pipelines.console import check_writable, result, summary
+from pipelines.running import run_command
 
 __all__ = ["main", "parse_options", "write_report"]
 

@@ -22,9 +22,10 @@ from grun.config import Recipe
 from grun.errors import CacheError
 from grun.lm.prefix_cache import CACHE_FILE, CacheSpec, read_probe, read_spec
 from pipelines.caching import cache_root
-from pipelines.cli import parse_command, run_command
+from pipelines.cli import parse_command
 from pipelines.console import note, summary
 from pipelines.node_copies import copies_left, sweep_nodes
+from pipelines.running import run_command
 from pipelines.shared_caches import Entry, SharedCaches
 
 __all__ = ["main", "prune", "prune_shared", "stored_caches"]

@@ -10,26 +10,20 @@ import argparse
 import functools
 import os
 import shlex
-import signal
 import sys
 import textwrap
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Any, NoReturn
 
 from pydantic import Discriminator
-from pydantic_core import PydanticUndefined
 
-from grun.config import Config, Recipe, merge, read_recipe_file
-from grun.errors import ConfigError, GrunError, near_miss
-from grun.reading import MalformedError, parse_yaml
-from grun.writing import disk_error
-from pipelines import console, ending
+from grun.config import Recipe, merge, read_recipe_file
+from grun.errors import ConfigError, near_miss
+from pipelines import console
+from pipelines.options import Option, schema_options
 
-__all__ = ["RECIPES", "next_step", "parse_command", "run_command"]
+__all__ = ["RECIPES", "next_step", "parse_command"]
 
 RECIPES = Path(__file__).parent / "recipes"
 """Recipes that can be given by bare name."""
@@ -37,151 +31,6 @@ RECIPES = Path(__file__).parent / "recipes"
 _PREFIX = "GRUN_"
 _SECRETS = frozenset({"GRUN_API_KEY"})
 """Variables of ours that are no fields: a recipe is shown and stored."""
-_METAVARS = {str: "TEXT", Path: "FOLDER", bool: "BOOL", int: "INT", float: "NUMBER", tuple: "LIST"}
-
-
-@dataclass(frozen=True)
-class _Section:
-    """A section of the recipe, or a union of sections told apart by `kind`."""
-
-    path: str
-    summary: str
-    kinds: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Variant:
-    """A field as one kind of a union has it, or the field itself outside unions (kind "")."""
-
-    kind: str
-    annotation: Any
-    summary: str
-    default: Any
-
-    @property
-    def types(self) -> tuple[Any, ...]:
-        return tuple(_plain_types(self.annotation))
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The words that it is limited to, if it is."""
-        return tuple(str(word) for kind in self.types if get_origin(kind) is Literal for word in get_args(kind))
-
-    @property
-    def note(self) -> str:
-        """Choices and default, in brackets."""
-        limits = f"one of {', '.join(self.choices)}; " if len(self.choices) > 1 else ""
-        return f"[{limits}{'required' if self.default is PydanticUndefined else f'default: {_show(self.default)}'}]"
-
-
-@dataclass(frozen=True)
-class _Option:
-    """A leaf of the schema: all the fields at one dotted path."""
-
-    section: _Section
-    name: str
-    variants: tuple[_Variant, ...]
-
-    @property
-    def path(self) -> str:
-        return f"{self.section.path}.{self.name}".lstrip(".")
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of the union that have it."""
-        return tuple(variant.kind for variant in self.variants)
-
-    @property
-    def metavar(self) -> str:
-        """What stands for the value in the help."""
-        if all(variant.choices for variant in self.variants):
-            return "CHOICE"
-        names = {_METAVARS.get(kind, "TEXT") for variant in self.variants for kind in variant.types if kind is not type(None)}
-        return names.pop() if len(names) == 1 else "TEXT"
-
-    @property
-    def help(self) -> str:
-        """Docstring, choices and default; one line for each group of kinds among which they are the same."""
-        notes = {variant.note for variant in self.variants}
-        shared = notes.pop() if len(notes) == 1 else ""
-        kinds_of: dict[str, list[str]] = {}
-        for variant in self.variants:
-            kinds_of.setdefault(variant.summary if shared else f"{variant.summary} {variant.note}", []).append(variant.kind)
-        is_common = len(kinds_of) == 1 and len(self.kinds) == max(1, len(self.section.kinds))
-        lines = [line if is_common else f"kind {', '.join(kinds)}: {line}" for line, kinds in kinds_of.items()]
-        return (" " if len(lines) == 1 else "\n").join([*lines, *filter(None, [shared])])
-
-    def read(self, text: str) -> Any:
-        """Turn what was typed into what a recipe file would hold; the schema validates it later."""
-        types = {kind for variant in self.variants for kind in variant.types}
-        if type(None) in types and text.strip().lower() in ("none", "null"):
-            return None
-        if types & {str, Path} or any(variant.choices for variant in self.variants):
-            return text
-        if tuple in types and not text.lstrip().startswith("["):
-            text = f"[{text}]"
-        try:
-            return parse_yaml(text)
-        except MalformedError:
-            return text  # the schema says what was expected
-
-
-def _plain_types(annotation: Any) -> Iterator[Any]:
-    origin = get_origin(annotation)
-    if origin in (Union, UnionType):
-        for member in get_args(annotation):
-            yield from _plain_types(member)
-    elif origin is Annotated:
-        yield from _plain_types(get_args(annotation)[0])
-    else:
-        yield tuple if origin is tuple else annotation
-
-
-def _members(annotation: Any) -> list[type[Config]]:
-    """The sections that an annotation names: none for a leaf, several for a union."""
-    return [member for member in _plain_types(annotation) if isinstance(member, type) and issubclass(member, Config)]
-
-
-def _show(value: Any) -> str:
-    """A default in the way it would be typed."""
-    if isinstance(value, tuple):
-        return ",".join(map(_show, value))
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
-
-
-def _one_line(text: str | None) -> str:
-    return " ".join((text or "").split())
-
-
-def _leaves(model: type[Config], section: _Section, default: Config | None, kind: str = "") -> Iterator[_Option]:
-    """Every leaf below a section, once for each kind that has it."""
-    # a section's own fields before the sections inside it
-    for name, field in sorted(model.model_fields.items(), key=lambda item: bool(_members(item[1].annotation))):
-        value = field.get_default(call_default_factory=True) if default is None else getattr(default, name)
-        members = _members(field.annotation)
-        path = f"{section.path}.{name}".lstrip(".")
-        if len(members) == 1:
-            below = _Section(path, _one_line(members[0].__doc__))
-            yield from _leaves(members[0], below, value if isinstance(value, members[0]) else None)
-        elif members:
-            union = {str(member.model_fields["kind"].default): member for member in members}
-            below = _Section(path, _one_line(field.description), tuple(union))
-            for key, member in union.items():
-                described = _Variant(key, member.model_fields["kind"].annotation, _one_line(member.__doc__), value.kind)
-                yield _Option(below, "kind", (described,))
-                yield from _leaves(member, below, value if isinstance(value, member) else None, key)
-        elif not kind or name != "kind":
-            yield _Option(section, name, (_Variant(kind, field.annotation, _one_line(field.description), value),))
-
-
-@functools.cache
-def _schema_options() -> Mapping[str, _Option]:
-    """Every option by dotted path; a field that several kinds share is one option."""
-    options: dict[str, _Option] = {}
-    for leaf in _leaves(Recipe, _Section("", "The run as a whole."), Recipe()):
-        known = options.get(leaf.path)
-        options[leaf.path] = _Option(leaf.section, leaf.name, (*known.variants, *leaf.variants)) if known else leaf
-    return options
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -208,7 +57,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(
-    description: str, options: Mapping[str, _Option], extra: Callable[[argparse.ArgumentParser], None] | None, subcommand: str
+    description: str, options: Mapping[str, Option], extra: Callable[[argparse.ArgumentParser], None] | None, subcommand: str
 ) -> _Parser:
     command = f"python pipelines/{Path(sys.argv[0]).name}{subcommand and ' '}{subcommand}"
     changed = (
@@ -266,7 +115,7 @@ def _find_recipe(name: str) -> Path:
     )
 
 
-def _from_environment(options: Mapping[str, _Option]) -> dict[str, Any]:
+def _from_environment(options: Mapping[str, Option]) -> dict[str, Any]:
     """Values of the `GRUN_...` variables by dotted path; ConfigError where one names no field, or two the same."""
     paths = {f"{_PREFIX}{path.replace('.', '__')}".upper(): path for path in options}
     values: dict[str, Any] = {}
@@ -298,7 +147,7 @@ def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fields_of_kind(section: str, kind: str) -> set[str]:
-    return {option.name for option in _schema_options().values() if option.section.path == section and kind in option.kinds}
+    return {option.name for option in schema_options().values() if option.section.path == section and kind in option.kinds}
 
 
 def _lay_over(below: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -317,7 +166,7 @@ def _lay_over(below: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, A
 
 def _check_kinds(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Refuse with ConfigError a field that the kind in effect does not have, and name the kinds that have it."""
-    for option in map(_schema_options().__getitem__, given):
+    for option in map(schema_options().__getitem__, given):
         section: Any = values
         for part in option.path.split(".")[:-1]:
             section = section.get(part, {})
@@ -354,7 +203,7 @@ def parse_command(
     Raises:
         ConfigError: whatever is wrong, with the near miss of an unknown name.
     """
-    options = _schema_options()
+    options = schema_options()
     offered = {
         path: option
         for path, option in options.items()
@@ -392,42 +241,3 @@ def next_step(verb: str, again: str, purpose: str, own: str = "") -> str:
     """
     command = " ".join(part for part in (f"python pipelines/{verb}.py", own, again) if part)
     return f"{command}    {purpose}"
-
-
-def run_command(main: Callable[[], int]) -> NoReturn:
-    """Run a verb and end the process with a status that tells the truth.
-
-    0 done, 1 a defect of ours, 2 a mistake that the user can mend, 130 interrupted (SIGINT or SIGTERM), 141 the reader of
-    the output went away; a verb may add its own.
-    """
-    ending.install()
-    ending.leave(_status_of(main))
-
-
-def _status_of(main: Callable[[], int]) -> int:
-    try:
-        return main()
-    except (KeyboardInterrupt, SystemExit) as stop:
-        # once it runs, Ray has its own handler of SIGTERM in place of ours, which exits with the number of the signal
-        if isinstance(stop, SystemExit) and stop.code != signal.SIGTERM:
-            raise
-        return _interrupted()
-    except GrunError as error:
-        if ending.is_interrupted():
-            return _interrupted()
-        console.error(str(error))
-        return 2
-    except Exception as failure:  # noqa: BLE001 - the last resort of a process, which shows it in full
-        if ending.is_interrupted():  # it came of what was being closed
-            return _interrupted()
-        if (told := disk_error(failure)) is not None:
-            console.error(str(told))
-            return 2
-        console.defect(traceback.format_exc())
-        console.error("this is a defect of the program, not of your input; please report it with the lines above")
-        return 1
-
-
-def _interrupted() -> int:
-    console.note(ending.CONTINUES)
-    return ending.INTERRUPTED

@@ -23,7 +23,7 @@ from pipelines.adapter_scoring import score_adapter
 from pipelines.attacks import attack, attack_metrics, attack_rows
 from pipelines.certifying import certificate_row
 from pipelines.checks import check_saved_adapter
-from pipelines.cli import next_step, parse_command, run_command
+from pipelines.cli import next_step, parse_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, summary
 from pipelines.prepare import check, prepare
@@ -31,6 +31,7 @@ from pipelines.prepared import Prepared
 from pipelines.recording import check_is_demo, record_request
 from pipelines.registry import CANDIDATE, CHAMPION, Registry
 from pipelines.reporting import attach_report, complete, page_step, publish
+from pipelines.running import run_command
 from pipelines.scoring import report_base, threshold_key
 from pipelines.tasks import HelperTask, run_tasks
 from pipelines.tracking import Tracker

@@ -24,11 +24,12 @@ from pipelines.checks import (
     check_tracking,
     note_missing_metrics,
 )
-from pipelines.cli import next_step, parse_command, run_command
+from pipelines.cli import next_step, parse_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import check_writable, note, summary
 from pipelines.prepared import Lesson, Prepared, plan, write_prepared
 from pipelines.retain_logs import export_logs, export_path, import_logs
+from pipelines.running import run_command
 from pipelines.scoring import ask_reference, choices_path, questions_of, reference_path, report_base, score_reference
 from pipelines.tasks import HelperTask, run_tasks
 

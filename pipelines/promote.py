@@ -18,7 +18,7 @@ from grun.evaluation.verdict import FORGETTING
 from grun.promotion import Decision, PromotionPolicy
 from pipelines.certifying import certificate_row
 from pipelines.checks import check_full_precision
-from pipelines.cli import next_step, parse_command, run_command
+from pipelines.cli import next_step, parse_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, summary
 from pipelines.evaluate import evaluate, report_rows
@@ -30,6 +30,7 @@ from pipelines.prepared import Prepared
 from pipelines.recording import check_is_demo
 from pipelines.registry import CANDIDATE, CHAMPION, Registry, Verdict
 from pipelines.reporting import attach_report, complete, page_step, publish
+from pipelines.running import run_command
 from pipelines.scoring import report_base, threshold_key
 from pipelines.tasks import HelperTask, run_tasks
 from pipelines.tracking import Tracker

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from grun.errors import ConfigError, near_miss
-from pipelines.cli import parse_command, run_command
+from pipelines.cli import parse_command
 from pipelines.console import result
+from pipelines.running import run_command
 
 __all__ = ["SUBCOMMANDS", "Subcommand", "main"]
 

@@ -21,9 +21,10 @@ from ray import serve
 
 from grun.config import Recipe
 from grun.errors import ClusterError, ConfigError
-from pipelines.cli import next_step, parse_command, run_command
+from pipelines.cli import next_step, parse_command
 from pipelines.cluster import connected
 from pipelines.console import check_writable, note, summary
+from pipelines.running import run_command
 from pipelines.serving.app import deployment_of, end, listen
 from pipelines.serving.limits import API_KEY, check_exposure, is_loopback, read_key
 

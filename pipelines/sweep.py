@@ -26,7 +26,7 @@ from grun.writing import disk_error
 from pipelines.caching import check_unchanged, ensure_cache
 from pipelines.certifying import certified, check_calibration
 from pipelines.checks import check_answers, check_full_precision, check_storage
-from pipelines.cli import parse_command, run_command
+from pipelines.cli import parse_command
 from pipelines.cluster import asking_for_room, check_resources, connected
 from pipelines.console import note, progress
 from pipelines.entry import FORGETTING, UTILITY
@@ -34,6 +34,7 @@ from pipelines.holding import holding
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
 from pipelines.recording import record_flags, record_request, register
+from pipelines.running import run_command
 from pipelines.scoring import report_base
 from pipelines.slots import open_slots
 from pipelines.sweep_outcome import SweepOutcome, collect, flags_of

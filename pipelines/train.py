@@ -21,7 +21,7 @@ from grun.training import Checkpoints, read_spool_lines
 from pipelines.caching import check_unchanged, ensure_cache
 from pipelines.certifying import certificate_row, certified, check_calibration
 from pipelines.checks import check_full_precision, check_storage
-from pipelines.cli import next_step, parse_command, run_command
+from pipelines.cli import next_step, parse_command
 from pipelines.cluster import check_resources, connected
 from pipelines.console import note, progress, summary
 from pipelines.holding import holding
@@ -29,6 +29,7 @@ from pipelines.last_word import give_room_back
 from pipelines.prepare import check, prepare
 from pipelines.prepared import Prepared
 from pipelines.recording import flag_rows, following, record_flags, record_request, register
+from pipelines.running import run_command
 from pipelines.tracking import Tracker
 from pipelines.trainer import TrainOutcome, claim_folder, deciding_settings, has_ended, total_steps, train_on_ray
 

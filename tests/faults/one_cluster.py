@@ -12,8 +12,8 @@ import pytest
 
 from grun.config import Recipe
 from pipelines import promote, sweep, train
-from pipelines.cli import run_command
 from pipelines.cluster import connected
+from pipelines.running import run_command
 from tests.faults.injection import Injection, environment
 from tests.faults.moments import VARIABLE, Moments
 

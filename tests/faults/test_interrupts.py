@@ -89,7 +89,7 @@ def _row(stage: str, verb: str) -> Callable[[Any], Any]:
         f"Ctrl-C while {stage}",
         where=f"`{verb}`",
         sees="how to continue, status 130; the same command completes",
-        broken=Injection("pipelines.cli:_interrupted", "skip", always=True),
+        broken=Injection("pipelines.running:_interrupted", "skip", always=True),
         case=stage,
     )
 

@@ -25,10 +25,10 @@ from grun.adapters import read_card
 from grun.config import Recipe
 from grun.errors import OutageError
 from pipelines import patience, promote, recording, sweep, sweep_tracking, train
-from pipelines.cli import run_command
 from pipelines.cluster import connected
 from pipelines.entry import OUTCOME_FILE
 from pipelines.registry import CANDIDATE, CHAMPION, Registry, Verdict
+from pipelines.running import run_command
 from pipelines.sweep_record import read_trials
 from pipelines.tracking import Tracker, flatten
 from pipelines.trainer import deciding_settings

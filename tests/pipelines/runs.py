@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 from grun.config import Recipe
 from grun.writing import unseal
 from pipelines import train
-from pipelines.cli import run_command
 from pipelines.cluster import connected
 from pipelines.entry import OUTCOME_FILE
 from pipelines.notices import telling
+from pipelines.running import run_command
 from pipelines.tracking import Tracker
 
 __all__ = ["Run", "TrainIt", "on_a_cluster", "training_on_one_cluster"]

@@ -19,7 +19,7 @@ from pipelines.benchmarks.scale import exponent
 from pipelines.benchmarks.serve import percentile
 from pipelines.benchmarks.table import BENCHMARKS
 from pipelines.benchmarks.workload import Geometry, lengthened, make_tokenizer
-from pipelines.cli import run_command
+from pipelines.running import run_command
 
 RunBenchmark = Callable[..., dict[str, Any]]
 

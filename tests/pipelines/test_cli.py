@@ -314,7 +314,8 @@ class TestHelp:
 SCRIPT = """
 import os, signal, sys
 from grun.errors import DataError
-from pipelines.cli import parse_command, run_command
+from pipelines.cli import parse_command
+from pipelines.running import run_command
 
 def stop():
     os.kill(os.getpid(), signal.SIGTERM)

@@ -18,7 +18,7 @@ from grun.evaluation.html import render
 from grun.evaluation.report import EvalReport
 from grun.reading import visible
 from pipelines import console
-from pipelines.cli import _status_of
+from pipelines.running import _status_of
 from pipelines.sweep_outcome import SweepOutcome, SweepPoint
 from pipelines.sweep_record import TrialRecord
 from pipelines.sweep_report import _render

@@ -22,10 +22,10 @@ from grun.interventions import build_adapter
 from grun.lm import BaseInfo
 from pipelines import request
 from pipelines.caching import RECORDS_FILE
-from pipelines.cli import run_command
 from pipelines.ledger_store import LedgerStore
 from pipelines.prepared import Prepared, write_prepared
 from pipelines.registry import Registry
+from pipelines.running import run_command
 from pipelines.shared_caches import SharedCaches
 from pipelines.vault import Vault
 from tests.ledger.example_ledger import TRAINED

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import pytest
 import ray
 
-from pipelines.cli import run_command
+from pipelines.running import run_command
 from tests.pipelines.processes import Ended
 
 VERBS = ("prepare", "train", "sweep", "evaluate", "promote")
