@@ -1,16 +1,22 @@
-"""Why the workers of a run start again, in words: read off what Ray knows of the one that failed. Runs in the run's controller."""
+"""Processes of the cluster that died, in words.
+
+Of workers, why they start again: read off what Ray knows of the one that failed, in the run's controller. Of any other process, that the
+command cannot go on without it.
+"""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 from ray.train.v2.api.callback import UserCallback
 
+from grun.errors import ClusterError
 from pipelines.notices import has_ended_itself, say
 from pipelines.shortage import REMEDY_OF_WORKERS
 
-__all__ = ["TellOfDeaths", "cause_of_death", "is_by_memory"]
+__all__ = ["TellOfDeaths", "cause_of_death", "is_by_memory", "lost_process"]
 
 _LOST_PEER = re.compile(
     r"connection (was )?(closed|reset|aborted)|broken pipe|remote process exited|socket timeout", re.IGNORECASE
@@ -70,6 +76,21 @@ def is_by_memory(error: BaseException) -> bool:
     """Whether Ray's memory monitor killed a process."""
     failure = getattr(error, "health_check_failure", error)
     return type(failure).__name__ == "OutOfMemoryError" or "memory pressure" in str(failure) or "low on memory" in str(failure)
+
+
+def lost_process(error: BaseException) -> ClusterError | None:
+    """What an error says of a process that a command cannot go on without; None where it is about something else."""
+    if not isinstance(error, ActorDiedError | NodeDiedError | OutOfMemoryError | WorkerCrashedError):
+        return None
+    how = (
+        "by Ray, as the memory of its node ran out"
+        if is_by_memory(error)
+        else "as by the kernel when memory runs out, or with its node"
+    )
+    return ClusterError(
+        f"the processes of a command must live until it ends, got one that was killed {how}; {REMEDY_OF_WORKERS}. "
+        "What was finished is kept: the same command goes on from there"
+    )
 
 
 def _order(error: BaseException) -> int:

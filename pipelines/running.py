@@ -1,6 +1,7 @@
 """How a verb runs to the status that the process ends with."""
 
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
@@ -38,12 +39,21 @@ def _status_of(main: Callable[[], int]) -> int:
     except Exception as failure:  # noqa: BLE001 - the last resort of a process, which shows it in full
         if ending.is_interrupted():  # it came of what was being closed
             return _interrupted()
-        if (told := disk_error(failure)) is not None:
+        if (told := disk_error(failure) or _lost_process(failure)) is not None:
             console.error(str(told))
             return 2
         console.defect(traceback.format_exc())
         console.error("this is a defect of the program, not of your input; please report it with the lines above")
         return 1
+
+
+def _lost_process(failure: Exception) -> GrunError | None:
+    """What it says of a process of the cluster that died; importing Ray to ask takes seconds, and is done where it is there."""
+    if "ray" not in sys.modules:
+        return None
+    from pipelines.deaths import lost_process
+
+    return lost_process(failure)
 
 
 def _interrupted() -> int:

@@ -15,7 +15,7 @@ from tests.faults.injection import Injection
 
 __all__ = ["Arms", "nothing_is_left", "rescue", "stopped", "until", "workers"]
 
-_SECONDS = 120
+_SECONDS = 60
 
 
 class Arms:
@@ -63,18 +63,23 @@ def stopped() -> list[psutil.Process]:
     return _children(lambda process: process.status() == psutil.STATUS_STOPPED)
 
 
-def until(look: Callable[[], bool]) -> None:
-    """Wait for something that comes by itself."""
+def until(look: Callable[[], bool], instead: Callable[[], object] = lambda: "") -> None:
+    """Wait for something that comes by itself; `instead` says what there is where it does not."""
     end = time.monotonic() + _SECONDS
     while not look():
-        assert time.monotonic() < end, "it never came"
+        assert time.monotonic() < end, f"it never came: {instead()}"
         time.sleep(0.1)
+
+
+def _held_groups() -> list[object]:
+    """The placement groups that the cluster still keeps."""
+    return [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
 
 
 def nothing_is_left() -> None:
     """No worker lives, and no placement group is held."""
     until(lambda: not workers())
-    until(lambda: all(group["state"] == "REMOVED" for group in ray.util.placement_group_table().values()))
+    until(lambda: not _held_groups(), _held_groups)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Everything that writes a file or folder, on a disk without a block left: said by name, nothing half done stays, and it works once there is room."""
 
+import errno
 import os
 import resource
 from collections.abc import Callable
@@ -98,6 +99,27 @@ def test_a_writer_on_a_full_disk(name: str, tmp_path: Path) -> None:
         disk.free()
         WRITERS[name](disk.folder)
         assert [path.name for path in disk.folder.rglob("*") if ".partial-" in path.name or path.name.endswith(".tmp")] == []
+
+
+@row(
+    "disks",
+    "the quota is used up (injected into `fsync`, where network file systems say so)",
+    where="adapter, checkpoint, report, record of a trial, ledger export, prepared data",
+    sees="what is written must find its place, got the disk of '...', which is used up to its quota (...); delete files there, or have the quota raised",
+    broken=Injection("grun.writing:on_disk", "skip", always=True),
+)
+@pytest.mark.parametrize("name", ["adapter", "checkpoint", "report", "trial", "ledger export", "prepared data"])
+def test_a_writer_over_its_quota(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_handle: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(DiskError, match=rf"got the disk of '{tmp_path}.*', which is used up to its quota \(.* MB are free\)"):
+            WRITERS[name](tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
+    WRITERS[name](tmp_path)
+    assert any(path.is_file() for path in tmp_path.rglob("*"))
 
 
 def test_a_spool_that_found_no_room_loses_no_line(tmp_path: Path) -> None:
