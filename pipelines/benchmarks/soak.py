@@ -49,7 +49,10 @@ _ORPHAN_SECONDS = 60.0
 _RECIPE: Mapping[str, Any] = {
     # twelve people and a tiny base: the path is what is soaked here
     "data": {"kind": "testbed", "num_people": 12, "num_forget": 2},
-    "model": {"taught": {"hidden_size": 64, "num_layers": 4, "vocab_size": 1024, "epochs": 40, "learning_rate": 0.005}},
+    "model": {
+        "retain_twin": False,
+        "taught": {"hidden_size": 64, "num_layers": 4, "vocab_size": 1024, "epochs": 40, "learning_rate": 0.005},
+    },
     "adapter": {"relative_depths": [0.5, 0.75]},
     "train": {"epochs": 600, "num_workers": 1, "engine": "torch", "report_every": 20},
     "evaluation": {"max_new_tokens": 12},

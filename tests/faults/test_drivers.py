@@ -259,7 +259,8 @@ def test_a_clock_that_jumps_changes_nothing(straight: Sweep, wounded: Sweep) -> 
         assert sorted(run.info.run_name for run in runs) == [trial.trial_id for trial in sweep.trials]
         for run in runs:
             history = tracker.client.get_metric_history(run.info.run_id, "train/loss")
-            assert [point.step for point in history] == list(range(1, len(history) + 1)), "each step once"
+            # MLflow lists them by their time, which is an hour early for some
+            assert sorted(point.step for point in history) == list(range(1, len(history) + 1)), "each step once"
 
 
 @pytest.fixture

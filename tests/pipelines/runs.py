@@ -51,7 +51,7 @@ class Run:
 
     @property
     def steps(self) -> list[int]:
-        """The steps that were taken, in order; those of a worker that was lost are taken twice."""
+        """The steps that were taken, in the order of their lines."""
         return [line["step"] for line in self.spool]
 
     @property
@@ -71,7 +71,7 @@ class Run:
             torch.testing.assert_close(value, theirs[name], rtol=0, atol=atol)
 
     def counts_every_step_once(self, other: "Run", *, rel: float = 0.0) -> None:
-        """Of a step that was taken twice the last counts: the same numbers as the other's, here and in MLflow, none missing."""
+        """The same numbers of every step as the other's, here and in MLflow, none missing and none twice."""
         mine, theirs = (
             {line["step"]: {k: v for k, v in line["metrics"].items() if k.count("/") == 1} for line in run.spool}
             for run in (self, other)
