@@ -82,7 +82,7 @@ class Run:
         assert self.recorded.info.status == "FINISHED"
         for key in theirs[1]:
             points = self.tracker.client.get_metric_history(self.recorded.info.run_id, key)
-            assert {point.step for point in points} == set(theirs)
+            assert sorted(point.step for point in points) == sorted(theirs), key
             for point in points:
                 assert point.value == pytest.approx(theirs[point.step][key], rel=rel, abs=rel)
 
