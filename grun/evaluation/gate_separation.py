@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta
-from sklearn.metrics import roc_auc_score
 
 from grun.errors import DataError
 
@@ -52,6 +50,8 @@ def _matrix(values: ArrayLike, name: str) -> NDArray[np.float64]:
 
 
 def _auroc(forget: NDArray[np.float64], ordinary: NDArray[np.float64]) -> float:
+    from sklearn.metrics import roc_auc_score  # half a second, which processes that only train do not need
+
     labels = np.repeat([1, 0], [len(forget), len(ordinary)])
     return float(roc_auc_score(labels, np.concatenate([forget, ordinary])))
 
@@ -96,4 +96,6 @@ def clopper_pearson_upper(num_open: int, num_prompts: int, *, confidence: float 
     if num_prompts < 1:
         raise DataError(f"a bound on a rate needs at least one prompt, got {num_prompts}; score the holdout set")
     assert 0 <= num_open <= num_prompts
+    from scipy.stats import beta  # as above
+
     return 1.0 if num_open == num_prompts else float(beta.ppf(confidence, num_open + 1, num_prompts - num_open))

@@ -23,7 +23,6 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from grun.errors import DataError
 
@@ -68,6 +67,8 @@ def membership_auc(forget: Sequence[float], nonmembers: Sequence[float]) -> floa
             raise DataError(
                 f"membership inference needs finite scores of both sets, got {list(scores)[:5]} of the {name} rows; score them again"
             )
+    from sklearn.metrics import roc_auc_score  # half a second, which processes that only train do not need
+
     labels = np.repeat([0, 1], [len(forget), len(nonmembers)])
     return float(roc_auc_score(labels, np.concatenate([forget, nonmembers])))
 

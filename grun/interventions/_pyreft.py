@@ -1,9 +1,49 @@
-"""The two classes we take from pyreft, imported without the line that its dependency prints to stdout."""
+"""The two classes we take from pyreft, without what it and pyvene import beside them: the code of every model that they know.
 
-import contextlib
-import io
+Every process of ours needs these classes, and the rest of the two packages would be a quarter of the time that it takes to start.
+"""
 
-with contextlib.redirect_stdout(io.StringIO()):
-    from pyreft.interventions import LoreftIntervention, LowRankRotateLayer
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+from typing import Any
 
 __all__ = ["LoreftIntervention", "LowRankRotateLayer"]
+
+_BASES = (
+    "ConstantSourceIntervention",
+    "DistributedRepresentationIntervention",
+    "SourcelessIntervention",
+    "TrainableIntervention",
+)
+"""What `pyreft.interventions` asks of pyvene."""
+
+
+def _unfolded_later(name: str) -> ModuleType:
+    """A package whose modules can be imported, and whose own code runs once somebody asks it for what it does not have yet."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    loader, package = spec.loader, importlib.util.module_from_spec(spec)
+
+    def unfold(attribute: str) -> Any:
+        if attribute.startswith("__") and attribute != "__all__":  # asked of any module by whoever looks at it
+            raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
+        vars(package).pop("__getattr__", None)
+        loader.exec_module(package)
+        return getattr(package, attribute)
+
+    vars(package)["__getattr__"] = unfold
+    sys.modules[name] = package
+    return package
+
+
+_pyvene = _unfolded_later("pyvene")
+for _base in _BASES:
+    setattr(_pyvene, _base, getattr(importlib.import_module("pyvene.models.interventions"), _base))
+_unfolded_later("pyreft")
+
+from pyreft.interventions import LoreftIntervention, LowRankRotateLayer  # noqa: E402
