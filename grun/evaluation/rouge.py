@@ -7,14 +7,18 @@ Tokens are the stemmed runs of a-z and 0-9 of `rouge_score`, as in the published
 """
 
 from functools import cache
+from typing import TYPE_CHECKING
 
-from rouge_score.rouge_scorer import RougeScorer
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 __all__ = ["rouge_1_recall", "rouge_l_recall"]
 
 
 @cache
-def _scorer(kind: str) -> RougeScorer:
+def _scorer(kind: str) -> "RougeScorer":
+    from rouge_score.rouge_scorer import RougeScorer  # a second, as it brings all of nltk
+
     return RougeScorer([kind], use_stemmer=True)
 
 
