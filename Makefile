@@ -24,15 +24,15 @@ demo: setup  ## from a fresh clone to a promoted adapter
 test: setup  ## from a fresh clone to passing tests
 	$(BIN)/python -m pytest
 
-# what of grun the tests of grun reach, lines and branches; those of the pipelines, which reach more of it in other processes, are left out
-coverage: setup
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90 --ignore=tests/pipelines --ignore=tests/k8s --ignore=tests/faults --ignore=tests/fuzz
+coverage: setup  ## the same tests, and what of grun they reach, lines and branches
+	$(BIN)/python -m pytest --cov
 
 test-slow: setup  ## what takes longer, on real clusters; two files at a time, as most of it is waiting for processes
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
-faults: setup  ## kills, full disks and interruptions that CI does not wait for
-	$(BIN)/python -m pytest -m faults
+faults: setup  ## kills, hangs, full disks and interruptions, on real processes; two files at a time where they do not mind each other
+	$(BIN)/python -m pytest -m "faults and not alone" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "faults and alone"
 
 lint: setup image-lint
 	$(BIN)/ruff check .
@@ -59,7 +59,7 @@ audit: setup  ## the environment against the lock, and the lock against known vu
 fuzz: setup  ## 100,000 hostile inputs for every reader, some minutes each
 	$(BIN)/python -m tests.fuzz
 
-check: lint types contracts manifests audit test test-slow  ## everything that CI checks
+check: lint types contracts manifests audit test test-slow faults  ## everything that CI checks
 
 locks:  ## every lock anew from pyproject.toml; `make locks OPTIONS=--upgrade` takes newer versions
 	$(PYTHON) -m venv build/uv
