@@ -3,9 +3,11 @@
 Every process of ours needs these classes, and the rest of the two packages would be a quarter of the time that it takes to start.
 """
 
+import ast
 import importlib
 import importlib.util
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -21,16 +23,17 @@ _BASES = (
 
 
 def _unfolded_later(name: str) -> ModuleType:
-    """A package whose modules can be imported, and whose own code runs once somebody asks it for what it does not have yet."""
+    """A package whose modules can be imported, and whose own code runs once somebody asks it for a name that this code imports."""
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.find_spec(name)
-    if spec is None or spec.loader is None:
+    if spec is None or spec.loader is None or spec.origin is None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-    loader, package = spec.loader, importlib.util.module_from_spec(spec)
+    loader, package, names = spec.loader, importlib.util.module_from_spec(spec), _imported_by(Path(spec.origin))
 
     def unfold(attribute: str) -> Any:
-        if attribute.startswith("__") and attribute != "__all__":  # asked of any module by whoever looks at it
+        # pickle asks every module for what it looks for, and many look at `__this__` and `__that__` of a module
+        if attribute not in names:
             raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
         vars(package).pop("__getattr__", None)
         loader.exec_module(package)
@@ -39,6 +42,13 @@ def _unfolded_later(name: str) -> ModuleType:
     vars(package)["__getattr__"] = unfold
     sys.modules[name] = package
     return package
+
+
+def _imported_by(file: Path) -> frozenset[str]:
+    """The names that a file imports from others; those of `import *` are not known."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return frozenset(alias.asname or alias.name for node in imports for alias in node.names)
 
 
 _pyvene = _unfolded_later("pyvene")

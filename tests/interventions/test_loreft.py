@@ -1,8 +1,9 @@
 """LoReFT: golden values, and a basis that stays orthonormal."""
 
 import pytest
-import pyvene
 import torch
+from pyvene.models.interventions import TrainableIntervention
+from pyvene.models.modeling_utils import do_intervention
 from torch import Tensor
 
 from grun.interventions import LoReFT
@@ -50,10 +51,10 @@ def test_reference_example() -> None:
 def test_pyreft_sees_h_plus_edit(loreft: LoReFT) -> None:
     """`do_intervention` is what pyreft calls, with one position per row."""
     base = rows(4).unsqueeze(1)
-    edited = pyvene.models.modeling_utils.do_intervention(base, None, loreft, None)
+    edited = do_intervention(base, None, loreft, None)
     assert edited.shape == base.shape
     torch.testing.assert_close(edited, base + loreft.edit(base), rtol=0, atol=1e-6)
-    assert isinstance(loreft, pyvene.TrainableIntervention)
+    assert isinstance(loreft, TrainableIntervention)
     assert loreft.is_source_constant
 
 
