@@ -224,7 +224,7 @@ def test_serve_compares_the_champion_with_the_base(run_benchmark: RunBenchmark) 
     assert rows["serve.swaps_failed_requests"]["value"] == 0
 
 
-@pytest.mark.faults  # a round of commands left alone, and one with kills
+@pytest.mark.soak  # a round of commands left alone, and one with kills
 def test_a_soak_leaves_what_a_round_without_kills_leaves(run_benchmark: RunBenchmark) -> None:
     rows = run_benchmark("soak", "--minutes", "0", "--seed", "1")
     values = {name: row["value"] for name, row in rows.items()}
