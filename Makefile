@@ -59,7 +59,7 @@ audit: setup  ## the environment against the lock, and the lock against known vu
 fuzz: setup  ## 100,000 hostile inputs for every reader, some minutes each
 	$(BIN)/python -m tests.fuzz
 
-check: lint types contracts manifests audit test test-slow faults  ## everything that CI checks
+check: lint types contracts manifests audit test test-slow  ## everything that CI checks
 
 locks:  ## every lock anew from pyproject.toml; `make locks OPTIONS=--upgrade` takes newer versions
 	$(PYTHON) -m venv build/uv
