@@ -82,6 +82,8 @@ def lost_process(error: BaseException) -> ClusterError | None:
     """What an error says of a process that a command cannot go on without; None where it is about something else."""
     if not isinstance(error, ActorDiedError | NodeDiedError | OutOfMemoryError | WorkerCrashedError):
         return None
+    if "creation task" in str(error):  # it was not killed: what it raised is in the error
+        return None
     how = (
         "by Ray, as the memory of its node ran out"
         if is_by_memory(error)

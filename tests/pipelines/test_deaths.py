@@ -4,10 +4,11 @@ import errno
 
 import pytest
 import torch
-from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 
-from pipelines.deaths import cause_of_death
+from pipelines.deaths import cause_of_death, lost_process
+from pipelines.running import _status_of
 from pipelines.shortage import is_shortage, shortage_message
 
 LOST = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:1: Connection reset by peer. Check the logs!")
@@ -29,6 +30,37 @@ SHORT = WorkerHealthCheckFailedError("A worker health check failed.", failure=Ou
 )
 def test_the_worker_that_failed_first_is_named(failures: dict[int, Exception], said: str) -> None:
     assert cause_of_death(failures, 8.0).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("error", "how"),
+    [
+        (
+            OutOfMemoryError("7 worker(s) were killed due to the node running low on memory."),
+            "by Ray, as the memory of its node ran",
+        ),
+        (WorkerCrashedError(), "as by the kernel when memory runs out, or with its node; "),
+        (ActorDiedError(), "as by the kernel when memory runs out, or with its node; "),
+    ],
+    ids=["memory", "task", "actor"],
+)
+def test_a_process_that_a_command_cannot_go_on_without_is_no_defect(
+    error: Exception, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> int:
+        raise error
+
+    assert _status_of(fails) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: the processes of a command must live until it ends, got one that was killed {how}"), said
+    assert "lower `train.batch_size`" in said
+    assert said.endswith("the same command goes on from there\n")
+
+
+def test_what_an_actor_raised_as_it_was_made_is_shown() -> None:
+    raised = RayTaskError("__init__", "Traceback ...", KeyError("x"), actor_id="a1")
+    assert lost_process(ActorDiedError(raised)) is None
+    assert lost_process(KeyError("x")) is None
 
 
 def test_what_torch_says_of_memory_is_understood() -> None:
