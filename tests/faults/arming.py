@@ -15,7 +15,7 @@ from tests.faults.injection import Injection
 
 __all__ = ["Arms", "nothing_is_left", "rescue", "stopped", "until", "workers"]
 
-_SECONDS = 60
+_SECONDS = 120
 
 
 class Arms:
