@@ -69,6 +69,7 @@ def _watch(reader: socket.socket) -> None:
         if seen == 1 and os.isatty(2):
             _say("finishing tidily; interrupt again to stop at once")
         if seen > 1:
+            _State.count = max(_State.count, seen)  # who misses a process that is ended now is to know why
             stop_now(INTERRUPTED, "stopped at once; the same command continues where this one stopped")
 
 
