@@ -262,6 +262,7 @@ def open_slots(
     """
     name = f"grun-hub-{uuid.uuid4().hex}"
     hub = cast(Any, ray.remote(TrialHub)).options(name=name, max_concurrency=1000, **_on_head()).remote(recipe.train.max_failures)
+    ray.get(hub.__ray_ready__.remote())  # before that nobody finds it by its name
     config = {**worker_config(recipe, prepared, cache), "every_cut": True, "hub": name}
     slots = _Slots(config, recipe, folder / "slots")
     try:
