@@ -61,9 +61,10 @@ def test_a_sweep_leaves_trials_reports_and_a_candidate(swept: Path, options: lis
     records = [json.loads(path.read_text()) for path in swept.glob("trials/*/trial.json")]
     assert len(records) == 2
     assert all(record["done"] and record["failure"] is None for record in records)
-    # the blocks from the point's first layer on, half of them or fewer, and the head, sharded over two workers; norms, and what the last
-    # pass has not let go of yet, come on top
-    assert all(0.2 <= record["resident_share"] < 0.4 for record in records), [record["resident_share"] for record in records]
+    # the blocks from the point's first layer on and the head, sharded over two workers; norms, and what the last pass has not let go of
+    # yet, come on top. Two blocks and the head of a whole base would be 0.37
+    shares = [record["resident_share"] for record in records]
+    assert all(0.15 <= share < 0.37 for share in shares), shares
     page = (swept / "report.html").read_text()
     assert 'src="data:image/svg+xml' in page
     assert "http" not in page.split("<body>")[1]
