@@ -6,7 +6,7 @@ wherever that was, goes on with the points that it would have tried. A suggestio
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, cast
 
@@ -76,14 +76,14 @@ class TrialSearch(Searcher):
             return own
         tried = [record.point for record in before]
         draws = (self._drawn(number, before, attempt) for attempt in range(_ATTEMPTS))
-        point = next(draws)
+        first = next(draws)
         # a trial that repeats another is lost; where a space is nearly used up, one is taken all the same
-        return point if point not in tried else next((other for other in draws if other not in tried), point)
+        return next((point for point in chain([first], draws) if point not in tried), first)
 
     def _drawn(self, number: int, before: Sequence[TrialRecord], attempt: int) -> dict[str, Any]:
         dimensions = self.space.dimensions
         if self.recipe.sweep.searcher == "random":
-            generator = np.random.default_rng([self.recipe.sweep.seed, number, *([attempt] if attempt else [])])
+            generator = np.random.default_rng(_entropy(self.recipe, number, attempt))
             return {path: _plain(domain.sample(random_state=generator)) for path, domain in dimensions.items()}
         study = study_of(self.recipe, self.space, before, attempt=attempt)
         return dict(study.ask(OptunaSearch.convert_search_space(dict(dimensions))).params)
@@ -98,6 +98,11 @@ class TrialSearch(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Never asked for."""
         raise NotImplementedError(checkpoint_path)
+
+
+def _entropy(recipe: Recipe, number: int, attempt: int) -> list[int]:
+    """What a draw for a trial is seeded with; further attempts leave the first as it is."""
+    return [recipe.sweep.seed, number, *([attempt] if attempt else [])]
 
 
 def own_point(recipe: Recipe, space: Space) -> dict[str, Any] | None:
@@ -128,7 +133,7 @@ def study_of(recipe: Recipe, space: Space, trials: Sequence[TrialRecord], *, att
         attempt: another one makes another suggestion of the same trials.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    seed = np.random.SeedSequence([recipe.sweep.seed, len(trials) + 1, *([attempt] if attempt else [])]).generate_state(1)[0]
+    seed = np.random.SeedSequence(_entropy(recipe, len(trials) + 1, attempt)).generate_state(1)[0]
     study = optuna.create_study(
         study_name=recipe.name,
         directions=["minimize", "maximize"],

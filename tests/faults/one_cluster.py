@@ -1,10 +1,8 @@
 """Commands on one cluster in this process: cheaper than a process each, where it is not the driver that dies."""
 
 import json
-import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from unittest import mock
 
@@ -12,10 +10,10 @@ import pytest
 
 from grun.config import Recipe
 from pipelines import promote, sweep, train
-from pipelines.cluster import connected
 from pipelines.running import run_command
 from tests.faults.injection import Injection, environment
 from tests.faults.moments import VARIABLE, Moments
+from tests.pipelines.runs import on_a_cluster
 
 __all__ = ["Commands", "commands"]
 
@@ -43,17 +41,8 @@ class Commands:
 @contextmanager
 def commands(recipe: Recipe, folder: Path, injections: Sequence[Injection]) -> Iterator[Commands]:
     """A cluster of two CPUs whose processes have these injections, and commands on it."""
-    handler = signal.getsignal(signal.SIGTERM)
     folder.mkdir(parents=True, exist_ok=True)
-    with mock.patch.dict(os.environ, environment(injections, {VARIABLE: str(folder)})):
-        os.environ.pop("RAY_ADDRESS", None)
-        with connected(recipe):
-            patches = [mock.patch.object(module, "connected", return_value=nullcontext()) for module in _VERBS.values()]
-            for patch in patches:
-                patch.start()
-            try:
-                yield Commands(Moments(folder))
-            finally:
-                for patch in patches:
-                    patch.stop()
-    signal.signal(signal.SIGTERM, handler)
+    with on_a_cluster(recipe, environment(injections, {VARIABLE: str(folder)})), ExitStack() as patches:
+        for module in _VERBS.values():
+            patches.enter_context(mock.patch.object(module, "connected", return_value=nullcontext()))
+        yield Commands(Moments(folder))

@@ -1,8 +1,6 @@
 """A site that MLflow fails at: a real server behind a proxy of the tests' own, a cluster of this process, and what must be recorded."""
 
 import json
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,13 +13,13 @@ from mlflow.entities import Run
 
 from grun.config import Recipe
 from pipelines import patience, promote, recording, sweep, sweep_tracking, train
-from pipelines.cluster import connected
 from pipelines.registry import CANDIDATE, Registry
 from pipelines.running import run_command
 from pipelines.tracking import Tracker, flatten
 from pipelines.trainer import deciding_settings
 from tests.faults.mlflow_server import MLflowServer, Proxy, mlflow_server, proxied
 from tests.pipelines.conftest import MakeRecipe
+from tests.pipelines.runs import on_a_cluster
 
 __all__ = ["SECONDS", "VERBS", "Site", "has_exactly", "healthy", "is_recorded", "server", "site", "tensors", "whole_site"]
 
@@ -121,12 +119,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
 
 @pytest.fixture(scope="module")
 def whole_site(server: MLflowServer, make_recipe: MakeRecipe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    handler = signal.getsignal(signal.SIGTERM)
-    with mock.patch.dict(os.environ), proxied(server) as proxy:
-        os.environ.pop("RAY_ADDRESS", None)
-        with connected(make_recipe()):  # the cluster outlives the commands
-            yield Site(tmp_path_factory.mktemp("outages"), server, proxy, make_recipe)
-    signal.signal(signal.SIGTERM, handler)
+    with proxied(server) as proxy, on_a_cluster(make_recipe()):  # which outlives the commands
+        yield Site(tmp_path_factory.mktemp("outages"), server, proxy, make_recipe)
 
 
 @pytest.fixture

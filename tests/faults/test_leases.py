@@ -3,8 +3,9 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
+
+import pytest
 
 from tests.faults.injection import CLOCK, Injection, environment
 from tests.faults.table import row
@@ -44,12 +45,11 @@ class Holder:
 
     Args:
         clock: seconds by which its clock is ahead.
-        injections: what is changed in it.
     """
 
-    def __init__(self, uri: str, *, clock: float = 0, injections: Iterable[Injection] = ()) -> None:
+    def __init__(self, uri: str, *, clock: float = 0) -> None:
         command = [sys.executable, "-c", HOLDER, uri]
-        above = environment(injections, {CLOCK: str(clock)})
+        above = environment((), {CLOCK: str(clock)})
         self.process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **above}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -69,6 +69,12 @@ class Holder:
         return self.process.communicate("\n")[0].splitlines()
 
 
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    """A store of its own."""
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
 @row(
     "two at once",
     "two promoters, two runs of a ledger; one is killed while it holds the lease",
@@ -76,8 +82,7 @@ class Holder:
     sees="the second: who holds it until when, status 2; the third takes over, fenced above the one that was killed",
     broken=Injection("pipelines.lease:is_gone", "skip", always=True),
 )
-def test_one_promoter_and_one_worker_at_a_time_and_a_dead_one_is_not_waited_for(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+def test_one_promoter_and_one_worker_at_a_time_and_a_dead_one_is_not_waited_for(uri: str) -> None:
     with Holder(uri) as first:
         assert (first.promotion, first.ledger) == ("held 1", "held 1")
         with Holder(uri) as second:
@@ -97,8 +102,7 @@ def test_one_promoter_and_one_worker_at_a_time_and_a_dead_one_is_not_waited_for(
     sees="whoever was overtaken, at its next step: that its lease was lost, status 2; nothing of it is written after that",
     broken=Injection("pipelines.lease:check_lease", "skip", always=True),
 )
-def test_who_is_overtaken_by_a_wrong_clock_is_told_before_it_writes(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+def test_who_is_overtaken_by_a_wrong_clock_is_told_before_it_writes(uri: str) -> None:
     with Holder(uri) as first:
         assert (first.promotion, first.ledger) == ("held 1", "held 1")
         with Holder(uri, clock=DAY) as ahead:
@@ -116,8 +120,7 @@ def test_who_is_overtaken_by_a_wrong_clock_is_told_before_it_writes(tmp_path: Pa
     sees="who holds it until when, status 2",
     broken=Injection("pipelines.lease:_create", "replace", always=True, by="tests.faults.test_leases:always_new"),
 )
-def test_a_clock_that_is_behind_takes_nothing_away(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+def test_a_clock_that_is_behind_takes_nothing_away(uri: str) -> None:
     with Holder(uri) as first, Holder(uri, clock=-DAY) as behind:
         assert behind.promotion.startswith("PromotionBusyError one promoter at a time may work on promoter, got")
         assert behind.ledger.startswith("LedgerBusyError one worker at a time may work on worker, got")
