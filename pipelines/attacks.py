@@ -1,6 +1,5 @@
 """Attacks as a Ray task: try some on an adapter, and show what they got."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from grun.evaluation.sets import evaluation_sets
 from pipelines.console import note
 from pipelines.loaded import loaded_base
 from pipelines.prepared import Prepared, read_prepared
+from pipelines.task_progress import tell_progress
 from pipelines.tasks import HelperTask, run_tasks
 
 __all__ = ["attack", "attack_adapter", "attack_metrics", "attack_rows"]
@@ -54,8 +54,7 @@ def attack_adapter(
     outcomes: list[AttackResult | Skipped] = []
     for name in names:
         outcomes.append(run_attack(name, bench, keep_text=recipe.tracking.keep_text))
-        if progress is not None:
-            progress.write_text(json.dumps({"done": len(outcomes), "total": len(names)}), encoding="utf-8")
+        tell_progress(progress, len(outcomes), len(names))
     return outcomes
 
 

@@ -1,6 +1,5 @@
 """What builds a prefix cache on the cluster, with the whole base in memory. Runs as tasks."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from grun.lm.prefix_cache import CacheProbe, CacheSpec
 from pipelines.loaded import loaded_base
 from pipelines.shared_caches import SharedCaches, rows_digest
 from pipelines.shortage import is_shortage
+from pipelines.task_progress import tell_progress
 from pipelines.transfers import reporting
 
 __all__ = ["build_shard", "finish_cache"]
@@ -39,7 +39,7 @@ def build_shard(
     share = 1.0 if shared is None else 0.5  # the other half is writing it there
 
     def tell(done: float) -> None:
-        progress.write_text(json.dumps({"done": done, "total": 1}), encoding="utf-8")
+        tell_progress(progress, done, 1)
 
     def on_rows(count: int) -> None:
         nonlocal computed
@@ -76,7 +76,7 @@ def finish_cache(
     finish(folder, spec, found)
     if shared is not None:
         shared.publish(spec.digest, files)
-    progress.write_text(json.dumps({"done": 1, "total": 1}), encoding="utf-8")
+    tell_progress(progress, 1, 1)
     return found
 
 

@@ -2,7 +2,6 @@
 `calibration.mode` asks for it, and the adapter's folder is written with both.
 """
 
-import json
 from pathlib import Path
 
 from grun.adapters import copy_adapter, load_adapter, read_card
@@ -15,6 +14,7 @@ from pipelines.calibrating import read_ordinary
 from pipelines.console import note
 from pipelines.prepared import Prepared, read_prepared
 from pipelines.scoring import make_scorer
+from pipelines.task_progress import tell_progress
 from pipelines.tasks import HelperTask, run_tasks
 
 __all__ = ["certificate_row", "certified", "certify_adapter", "check_calibration", "no_certificate", "promise"]
@@ -120,8 +120,7 @@ def certify_adapter(
     gates = []
     for number, half in enumerate(holdout_halves(splits), start=1):
         gates.append(read_ordinary(scorer, adapter, half))
-        if progress is not None:
-            progress.write_text(json.dumps({"done": number, "total": 2}), encoding="utf-8")
+        tell_progress(progress, number, 2)
     calibration, check = gates
     if config.mode == "raise":
         threshold = calibration.raised(threshold, alpha=config.alpha, delta=config.delta)

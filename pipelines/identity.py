@@ -1,6 +1,5 @@
 """The identity of a closed gate, counted: ordinary prompts that open nothing must get the base's logits, bit for bit."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from grun.evaluation.sets import evaluation_sets
 from grun.lm import IntervenedLM
 from pipelines.loaded import loaded_base
 from pipelines.prepared import read_prepared
+from pipelines.task_progress import tell_progress
 
 __all__ = ["identical_where_closed"]
 
@@ -46,6 +46,5 @@ def identical_where_closed(
         same = (served.logits(batch) == reference.logits(batch)).flatten(1).all(-1)
         closed += int(is_closed.sum())
         identical += int((is_closed & same).sum())
-        if progress is not None:
-            progress.write_text(json.dumps({"done": start + len(prompts), "total": len(holdout.prompts)}), encoding="utf-8")
+        tell_progress(progress, start + len(prompts), len(holdout.prompts))
     return identical, closed

@@ -9,7 +9,6 @@ import pipelines.first  # noqa: F401 - before what takes seconds to import
 
 # isort: split
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from pipelines.prepared import Lesson, Prepared, plan, write_prepared
 from pipelines.retain_logs import export_logs, export_path, import_logs
 from pipelines.running import run_command
 from pipelines.scoring import ask_reference, choices_path, questions_of, reference_path, report_base, score_reference
+from pipelines.task_progress import tell_progress
 from pipelines.tasks import HelperTask, run_tasks
 
 __all__ = ["check", "main", "prepare", "teach_missing"]
@@ -119,9 +119,9 @@ def teach(recipe: Recipe, vocabulary: Sequence[Record], lesson: Lesson, progress
 
     torch.set_num_threads(1)
 
-    def on_step(step: int, steps: int, loss: float) -> None:
+    def on_step(step: int, steps: int, _loss: float) -> None:
         if step % 10 == 0:
-            progress.write_text(json.dumps({"done": step, "total": steps, "loss": loss}), encoding="utf-8")
+            tell_progress(progress, step, steps)
 
     teach_model(recipe.model.taught, recipe.prompt, lesson.records, vocabulary, lesson.folder, on_step=on_step)
 

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,14 +39,14 @@ class _Pulse(Config):
 def beating(path: Path) -> Iterator[None]:
     """Write down again and again that this process lives; nothing is left at the end."""
     node, pid, started = ray.get_runtime_context().get_node_id(), os.getpid(), psutil.Process().create_time()
-    ended = threading.Event()
+    ended, scratch = threading.Event(), path.with_suffix(f".{uuid.uuid4().hex}")
 
     def beat() -> None:
         count = 0
         while True:
-            scratch = path.with_suffix(f".{uuid.uuid4().hex}")
-            scratch.write_text(_Pulse(node=node, pid=pid, started=started, beat=count).model_dump_json(), encoding="utf-8")
-            scratch.replace(path)
+            with suppress(OSError):  # the next one may find room again
+                scratch.write_text(_Pulse(node=node, pid=pid, started=started, beat=count).model_dump_json(), encoding="utf-8")
+                scratch.replace(path)
             count += 1
             if ended.wait(_BEAT_SECONDS):
                 return

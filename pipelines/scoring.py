@@ -27,6 +27,7 @@ from grun.lm import PrefixCache, digest_weights, resolve_folder
 from pipelines.loaded import loaded_base
 from pipelines.prepared import Prepared, read_prepared
 from pipelines.shared_caches import at_hand
+from pipelines.task_progress import tell_progress
 
 __all__ = [
     "Counter",
@@ -184,8 +185,7 @@ class Counter:
     def __call__(self, rows: int) -> None:
         """Count rows that are done."""
         self.done += rows
-        if self.path is not None:
-            self.path.write_text(json.dumps({"done": self.done, "total": self.total}), encoding="utf-8")
+        tell_progress(self.path, self.done, self.total)
 
 
 def make_scorer(recipe: Recipe, model: str, on_progress: Any, cache: Path | None = None) -> Scorer:

@@ -3,7 +3,6 @@
 A task whose process dies, or hangs (:mod:`pipelines.pulse`), runs again; what a task finds wrong is raised at once.
 """
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from grun.writing import disk_error
 from pipelines.console import progress as progress_bar
 from pipelines.pulse import PulseWatch, beating
 from pipelines.shortage import is_shortage, shortage_message
+from pipelines.task_progress import read_share
 
 __all__ = ["HelperTask", "run_tasks"]
 
@@ -32,7 +32,7 @@ class HelperTask:
     """Shown beside its progress."""
     function: Callable[..., Any]
     arguments: Mapping[str, Any]
-    """Keyword arguments; the function also gets `progress`, a file to write {"done", "total"} to."""
+    """Keyword arguments; the function also gets `progress`, a file for :func:`pipelines.task_progress.tell_progress`."""
     remedy: str = "lower `evaluation.batch_size`, or raise `evaluation.num_cpus`, so that fewer tasks run at a time"
     """What to do where it does not find the memory that it takes."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -64,7 +64,7 @@ def run_tasks(recipe: Recipe, tasks: Sequence[HelperTask], *, shared: Path, titl
             while waiting:
                 _done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_POLL_SECONDS)
                 watch()
-                share = sum(_share(file) for file in files) / len(files) if waiting else 1.0
+                share = sum(read_share(file) for file in files) / len(files) if waiting else 1.0
                 advance(max(0, int(100 * share) - shown))
                 shown = max(shown, int(100 * share))
         return [_result(recipe, task, reference) for task, reference in zip(tasks, references, strict=True)]
@@ -107,12 +107,3 @@ def _result(recipe: Recipe, task: HelperTask, reference: Any) -> Any:
             f"a task ({task.title}) must survive with at most {recipe.train.max_failures} restart(s), got one more process killed, by {who} "
             f"when memory runs out: {task.remedy}; the same command continues"
         ) from None
-
-
-def _share(file: Path) -> float:
-    """How far a task is, from 0 to 1."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not begun, or just being written
-        return 0.0
-    return float(min(1.0, values["done"] / max(1, values["total"])))
