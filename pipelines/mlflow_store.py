@@ -12,6 +12,7 @@ Source: MLflow 3.17, `MlflowClient`.
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -46,6 +47,8 @@ _DEFAULTS = {
 }
 _FULL = ("database or disk is full", "No space left on device", "Disk quota exceeded")
 """What SQLite and systems say of it."""
+_STATEMENT = re.compile(r"^\(raised as a result of [^)]*\) | \[SQL: .*")
+"""What SQLAlchemy says before and after a database's own words: how it came to a statement, and the statement with all its values."""
 
 _IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -105,7 +108,7 @@ class Store:
         try:
             yield
         except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-            reason = " ".join(str(error).split())
+            reason = _STATEMENT.sub("", " ".join(str(error).split()))
             if self._secret:
                 reason = reason.replace(self._secret, "***")
             away, kept = is_outage(error), ""
@@ -121,6 +124,8 @@ class Store:
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])  # for when it was imported before us
+        # it tells what goes wrong in a database with a traceback, and raises it too: `calling` says it
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         if not self.is_server:
             _check_database(self.uri)
         client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
@@ -160,7 +165,7 @@ class Store:
 
 def _remedy(reason: str) -> str:
     if any(words in reason for words in _FULL):
-        return "free space on its disk, and give the same command again: what is not recorded yet is kept, and recorded then"
+        return "free space on its disk"
     return "check that `tracking.uri` is right, that the server is up and that you may write there"
 
 
