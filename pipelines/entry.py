@@ -5,6 +5,7 @@ would cost every trial some seconds before its workers even start. So this modul
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -31,15 +32,19 @@ FORGETTING, UTILITY = "sweep/forgetting", "sweep/utility"
 
 def run_worker(config: Mapping[str, Any]) -> None:
     """The function that Ray Train runs on each worker; see :mod:`pipelines.worker`."""
+    from pipelines.run_groups import keep_group
     from pipelines.worker import train_worker
 
+    keep_group(Path(config["storage"]))
     train_worker(config)
 
 
 def run_slot(config: Mapping[str, Any]) -> None:
     """The function that Ray Train runs on each worker of a warm slot; see :mod:`pipelines.slot_worker`."""
+    from pipelines.run_groups import keep_group
     from pipelines.slot_worker import serve
 
+    keep_group(Path(config["storage"]))
     serve(config)
 
 

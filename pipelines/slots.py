@@ -10,11 +10,13 @@ A cluster that grows gets more slots.
 """
 
 import asyncio
+import shutil
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,11 +24,14 @@ import ray
 
 from grun.config import Recipe
 from grun.errors import TrainingError
+from pipelines.console import note
+from pipelines.ending import is_interrupted
 from pipelines.entry import ERROR_FILE, REPORTS_FILE, run_slot
 from pipelines.journal import read_entries
 from pipelines.last_word import forget_error
 from pipelines.polling import polling
 from pipelines.prepared import Prepared
+from pipelines.run_groups import free_group
 from pipelines.trainer import has_ended, make_trainer, worker_config
 
 __all__ = ["TrialHub", "open_slots", "train_on_slot"]
@@ -39,7 +44,11 @@ _VERDICT_SECONDS = 60.0
 
 _CLOSE_SECONDS = 30.0
 
-_GROW_SECONDS = 5.0
+_LOOK_SECONDS = 5.0
+"""Between looks at the slots."""
+
+_MAX_LOSSES = 10
+"""Times that a slot is opened again after its controller was lost; then something is wrong that does not pass."""
 
 
 def _on_head() -> dict[str, Any]:
@@ -264,10 +273,11 @@ def open_slots(
     hub = cast(Any, ray.remote(TrialHub)).options(name=name, max_concurrency=1000, **_on_head()).remote(recipe.train.max_failures)
     ray.get(hub.__ray_ready__.remote())  # before that nobody finds it by its name
     config = {**worker_config(recipe, prepared, cache), "every_cut": True, "hub": name}
-    slots = _Slots(config, recipe, folder / "slots")
+    slots = _Slots(hub, config, recipe, folder / "slots")
+    shutil.rmtree(slots.storage, ignore_errors=True)  # of a command that was killed
     try:
         slots.open(num_slots)
-        with nullcontext() if wanted is None else polling(lambda: slots.open(wanted()), seconds=_GROW_SECONDS, name="slots"):
+        with polling(partial(slots.look, wanted), seconds=_LOOK_SECONDS, name="slots"):
             yield name
         ray.get(hub.close.remote())
         ray.wait(slots.held, num_returns=len(slots.held), timeout=_CLOSE_SECONDS)
@@ -275,26 +285,57 @@ def open_slots(
         # killing an actor is safe at any time; cancelling a task that is about to end can take the whole process down (Ray 2.60)
         for actor in (*slots.holders, hub):
             ray.kill(actor)
+        shutil.rmtree(slots.storage, ignore_errors=True)
 
 
 class _Slots:
     """The slots that are open, each held by an actor of its own."""
 
-    def __init__(self, config: Mapping[str, Any], recipe: Recipe, storage: Path) -> None:
+    def __init__(self, hub: Any, config: Mapping[str, Any], recipe: Recipe, storage: Path) -> None:
         self.config = config
         self.recipe = recipe
         self.storage = storage
+        self.hub = hub
         self.holders: list[Any] = []
         self.held: list[Any] = []
+        """By slot, what ends when its run has."""
+        self.losses: Counter[int] = Counter()
 
     def open(self, total: int) -> None:
         """Open slots until there are so many."""
         for slot in range(len(self.holders), total):
-            holder = cast(Any, ray.remote(_SlotHolder)).options(**_on_head()).remote()
-            # the hub's name makes the runs of a continued sweep new ones: what a slot held is in the folders of its trials
-            name = f"{self.config['hub']}-{slot}"
-            self.held.append(holder.hold.remote({**self.config, "slot": slot}, self.recipe, name, self.storage))
+            holder, held = self._hold(slot)
             self.holders.append(holder)
+            self.held.append(held)
+
+    def look(self, wanted: Callable[[], int] | None) -> None:
+        """Mend what is broken, and open what is wanted by now."""
+        if is_interrupted():  # then everything ends
+            return
+        self.mend()
+        if wanted is not None:
+            self.open(wanted())
+
+    def mend(self) -> None:
+        """Open those again whose holder or controller was killed; what one was training goes back in line when its workers start."""
+        ended, _going_on = ray.wait(self.held, num_returns=len(self.held), timeout=0)
+        for slot in (self.held.index(held) for held in ended):
+            if (error := _error_of(self.held[slot])) is None:  # it was sent home
+                continue
+            self.losses[slot] += 1
+            if self.losses[slot] > _MAX_LOSSES:
+                reason = f"a slot must stay up, got slot {slot} down for the {self.losses[slot]}th time: {error}"
+                ray.get(self.hub.refuse.remote(reason))
+                continue
+            note(f"slot {slot} lost the process that leads its workers, which was killed or crashed, and is opened again")
+            ray.kill(self.holders[slot])
+            self.holders[slot], self.held[slot] = self._hold(slot)
+
+    def _hold(self, slot: int) -> tuple[Any, Any]:
+        holder = cast(Any, ray.remote(_SlotHolder)).options(**_on_head()).remote()
+        # the hub's name makes the runs of a continued sweep new ones: what a slot held is in the folders of its trials
+        name = f"{self.config['hub']}-{slot}-{self.losses[slot]}"
+        return holder, holder.hold.remote({**self.config, "slot": slot}, self.recipe, name, self.storage / str(slot))
 
 
 class _SlotHolder:
@@ -302,4 +343,16 @@ class _SlotHolder:
 
     def hold(self, config: Mapping[str, Any], recipe: Recipe, name: str, storage: Path) -> None:
         """Return when the hub has closed."""
-        make_trainer(run_slot, config, recipe, name=name, storage=storage, max_failures=-1, what=f"slot {config['slot']}").fit()
+        trainer = make_trainer(
+            run_slot, config, recipe, name=name, storage=storage, max_failures=-1, what=f"slot {config['slot']}"
+        )
+        free_group(storage)
+        trainer.fit()
+
+
+def _error_of(held: Any) -> BaseException | None:
+    try:
+        ray.get(held)
+    except Exception as error:  # noqa: BLE001 - whatever ended it, the slot is down
+        return error
+    return None

@@ -9,6 +9,7 @@ import pipelines.first  # noqa: F401 - before what takes seconds to import
 
 # isort: split
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -177,14 +178,20 @@ def _tune(recipe: Recipe, space: Space, context: TrialContext, left: int) -> Non
             failure_config=tune.FailureConfig(max_failures=recipe.sweep.max_failures),
         ),
     )
+    # it tells with a traceback each what a trial found wrong, which is said below, and at the end of the command
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
-        run_beside_signals(tuner.fit)
+        results = run_beside_signals(tuner.fit)
     except Exception as error:
         if (told := refused_by_disk(context.folder) or _of_disk(error, path)) is not None:
             raise told from error
         raise
     if (told := refused_by_disk(context.folder)) is not None:
         raise told
+    for trial in range(len(results)):
+        if results[trial].error is not None:
+            file = Path(results[trial].path) / "error.txt"
+            note(f"a trial was given up for what nobody expected; it is in {file}, and the same command tries the trial again")
 
 
 def _of_disk(error: BaseException, path: Path) -> DiskError | None:

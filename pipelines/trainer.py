@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -21,6 +21,7 @@ from pipelines.deaths import TellOfDeaths, cause_of_death
 from pipelines.entry import OUTCOME_FILE, run_worker
 from pipelines.last_word import forget_error, read_error
 from pipelines.prepared import Prepared
+from pipelines.run_groups import free_group
 
 __all__ = [
     "CLAIM_FILE",
@@ -36,6 +37,8 @@ __all__ = [
     "train_on_ray",
     "worker_config",
 ]
+
+_Result = TypeVar("_Result")
 
 CLAIM_FILE = "recipe.json"
 """In a run's or sweep's folder: the settings that it was started with."""
@@ -235,13 +238,14 @@ def make_trainer(
     """A Ray Train run of the recipe's workers.
 
     Args:
+        storage: of this run alone, on storage that every node sees.
         max_failures: how often a crashed group of workers is started again; -1 for ever.
         what: the run, for people; None: its name.
     """
     train, hang = recipe.train, recipe.cluster.hang_seconds
     return TorchTrainer(
         function,
-        train_loop_config=dict(config),
+        train_loop_config={**config, "storage": str(storage)},
         # later than all that notices who hangs; Ray's own half an hour is for workers that fetch a large cache first
         torch_config=TorchConfig(backend="nccl" if train.use_gpu else "gloo", timeout_s=max(1800, int(4 * hang))),
         scaling_config=ScalingConfig(
@@ -261,9 +265,9 @@ def make_trainer(
 def _fit(recipe: Recipe, prepared: Prepared, folder: Path, name: str, cache: Path | None, callbacks: Sequence[Any]) -> None:
     failures = recipe.train.max_failures
     config = {**worker_config(recipe, prepared, cache), "run_folder": str(folder)}
-    trainer = make_trainer(
-        run_worker, config, recipe, name=name, storage=folder / "ray", max_failures=failures, callbacks=callbacks
-    )
+    storage = folder / "ray"
+    trainer = make_trainer(run_worker, config, recipe, name=name, storage=storage, max_failures=failures, callbacks=callbacks)
+    free_group(storage)
     try:
         run_beside_signals(trainer.fit)
     except ray.train.TrainingFailedError as error:
@@ -276,15 +280,14 @@ def _fit(recipe: Recipe, prepared: Prepared, folder: Path, name: str, cache: Pat
         ) from error
 
 
-def run_beside_signals(function: Callable[[], object]) -> None:
+def run_beside_signals(function: Callable[[], _Result]) -> _Result:
     """Call a function in a thread of its own where this is the main one: Ray Train and Tune take SIGINT for themselves in the main thread.
 
     Their handlers would end the process, or the work, in their own way, with neither a word nor a status that says interrupted.
     """
     if threading.current_thread() is not threading.main_thread():
-        function()
-        return
-    future: Future[object] = Future()
+        return function()
+    future: Future[_Result] = Future()
 
     def call() -> None:
         try:
@@ -293,4 +296,4 @@ def run_beside_signals(function: Callable[[], object]) -> None:
             future.set_exception(error)
 
     threading.Thread(target=call, name="train", daemon=True).start()
-    future.result()
+    return future.result()

@@ -13,7 +13,7 @@ import ray
 
 from tests.faults.injection import Injection
 
-__all__ = ["Arms", "nothing_is_left", "rescue", "stopped", "until", "workers"]
+__all__ = ["Arms", "named", "nothing_is_left", "rescue", "stopped", "until", "workers"]
 
 _SECONDS = 120
 
@@ -53,9 +53,14 @@ def _children(state: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
     return found
 
 
+def named(word: str) -> list[psutil.Process]:
+    """Ray's processes below this one whose title has a word."""
+    return _children(lambda process: any(word in part for part in process.cmdline()))
+
+
 def workers() -> list[psutil.Process]:
     """The workers of Ray Train below this process."""
-    return _children(lambda process: any("RayTrainWorker" in part for part in process.cmdline()))
+    return named("RayTrainWorker")
 
 
 def stopped() -> list[psutil.Process]:

@@ -2,7 +2,8 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
@@ -13,13 +14,13 @@ from grun.training.checkpoint import Found
 from pipelines.caching import ensure_cache
 from pipelines.prepared import plan
 from pipelines.slots import open_slots, train_on_slot
-from tests.faults.arming import Arms, nothing_is_left, stopped, until
+from tests.faults.arming import Arms, named, nothing_is_left, stopped, until
 from tests.faults.injection import Injection, environment
 from tests.faults.table import row
 from tests.pipelines.runs import Run, TrainIt, training_on_one_cluster
 
 pytestmark = [
-    pytest.mark.faults,  # workers start
+    pytest.mark.slow,  # workers start
     # Ray reads all fields of its data context, old ones too, to hand them to the workers
     pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
 ]
@@ -143,6 +144,24 @@ def test_a_worker_killed_in_an_all_reduce(train_it: TrainIt, straight: Run, arms
     nothing_is_left()
 
 
+@contextmanager
+def stopped_on_a_slot(straight: Run, arms: Arms, name: str) -> Iterator[tuple[Run, Future[list[int]]]]:
+    """A trial on a warm slot both of whose workers are stopped in step 3, and the steps of its reports by and by."""
+    recipe = straight.recipe
+    prepared = plan(recipe)
+    trial = Run(recipe.replace({"name": name}))
+    trial.folder.mkdir(parents=True)
+    cache = ensure_cache(recipe, prepared, [recipe])
+    with (
+        open_slots(recipe, prepared, cache, recipe.output / f"sweep-{name}", 1) as hub,
+        ThreadPoolExecutor(1) as pool,
+        arms.armed("stop 0", "stop 1"),
+    ):
+        reports = pool.submit(lambda: [report["step"] for report in train_on_slot(hub, name, recipe, trial.folder)])
+        until(lambda: len(stopped()) == 2 or reports.done())
+        yield trial, reports
+
+
 @row(
     "workers",
     "SIGKILL to all workers of a trial at once",
@@ -151,21 +170,37 @@ def test_a_worker_killed_in_an_all_reduce(train_it: TrainIt, straight: Run, arms
     broken=Injection("pipelines.slots:TrialHub.__init__", "replace", always=True, by=f"{HERE}:forgiving_nothing"),
 )
 def test_all_workers_of_a_trial_killed_at_once(train_it: TrainIt, straight: Run, arms: Arms) -> None:
-    recipe = straight.recipe
-    prepared = plan(recipe)
-    trial = Run(recipe.replace({"name": "trial"}))
-    trial.folder.mkdir(parents=True)
-    cache = ensure_cache(recipe, prepared, [recipe])
-    with (
-        open_slots(recipe, prepared, cache, recipe.output / "sweep", 1) as hub,
-        ThreadPoolExecutor(1) as pool,
-        arms.armed("stop 0", "stop 1"),
-    ):
-        reports = pool.submit(lambda: [report["step"] for report in train_on_slot(hub, "trial", recipe, trial.folder)])
-        until(lambda: len(stopped()) == 2 or reports.done())
+    with stopped_on_a_slot(straight, arms, "trial") as (trial, reports):
         for worker in stopped():  # none of them sees another one die
             worker.kill()
         assert reports.result(timeout=300) == [2, 4, 6]
+    assert trial.steps == [1, 2, 3, 4, 5, 6]
+    trial.has_adapter_of(straight, atol=0)
+    nothing_is_left()
+
+
+def _leader(title: str, what: str) -> Callable[[Any], Any]:
+    return row(
+        "workers",
+        f"SIGKILL to {what} of a slot",
+        where="a warm slot of `sweep`, two DeepSpeed workers in step 3",
+        sees="that the slot is opened again; the trial ends as ever, and waits for nothing that the lost one had reserved",
+        broken=Injection("pipelines.run_groups:remove_placement_group", "skip", always=True),
+        case=title,
+    )
+
+
+@_leader("TrainController", "the controller of Ray Train")
+@_leader("_SlotHolder", "the process that holds the run")
+@pytest.mark.parametrize("title", ["TrainController", "_SlotHolder"])
+def test_the_process_that_leads_a_slot_is_killed(
+    title: str, train_it: TrainIt, straight: Run, arms: Arms, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with stopped_on_a_slot(straight, arms, f"of-{title}") as (trial, reports):
+        [leader] = named(title)
+        leader.kill()
+        assert reports.result(timeout=120) == [2, 4, 6]
+    assert "slot 0 lost the process that leads its workers" in capsys.readouterr().err
     assert trial.steps == [1, 2, 3, 4, 5, 6]
     trial.has_adapter_of(straight, atol=0)
     nothing_is_left()
