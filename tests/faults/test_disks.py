@@ -12,6 +12,8 @@ from grun.config import Recipe
 from grun.errors import ConfigError, DiskError
 from grun.training import MetricsSpool, read_spool_lines
 from pipelines.console import check_writable
+from pipelines.sweep_record import read_trials
+from pipelines.tracking import Tracker
 from tests.faults.injection import Injection
 from tests.faults.moments import watched
 from tests.faults.one_cluster import Commands, commands
@@ -27,7 +29,24 @@ WATCHED = (
     "grun.training.spool:add_line",
     "grun.adapters.folder:save_adapter",
     "grun.lm.cache_build:write_shard",
+    "pipelines.adapter_scoring:score_adapter",
 )
+
+TAUGHT: dict[str, Any] = {
+    "name": "swept",
+    "data": {"kind": "testbed", "num_people": 12, "num_forget": 2},
+    "model": {
+        "retain_twin": False,
+        "taught": {"hidden_size": 64, "num_layers": 4, "vocab_size": 1024, "epochs": 14, "learning_rate": 0.005},
+    },
+    "train": {"epochs": 2, "num_workers": 1, "engine": "torch", "report_every": 1},
+    "evaluation": {"max_new_tokens": 6},
+    "calibration": {"mode": "off"},
+    "promotion": {"require_certificate": False},
+    "cluster": {"num_cpus": 2, "object_store_mb": 80},
+    "sweep": {"space": "gate_threshold", "num_trials": 1, "scheduler": "none"},
+}
+"""A base that knows something: a sweep measures damage against it."""
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +116,7 @@ def left_behind(folder: Path) -> list[str]:
     lost="nothing: the same command goes on from step 2",
     broken=Injection("grun.writing:disk_error", "skip", always=True),
 )
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_full_disk_at_a_checkpoint(
     run: Commands, new: Callable[..., Recipe], straight: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,7 +145,7 @@ def test_a_full_disk_at_a_checkpoint(
     sees="nothing, where there is room by the next report; else as for a checkpoint, with the spool's name, status 2",
     broken=Injection("grun.training.spool:MetricsSpool._append", "replace", always=True, by="tests.faults.test_disks:forgetful"),
 )
-@pytest.mark.faults
+@pytest.mark.slow
 def test_no_room_for_a_line_of_the_spool_by_injection(
     run: Commands, new: Callable[..., Recipe], straight: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,7 +168,7 @@ def test_no_room_for_a_line_of_the_spool_by_injection(
     lost="nothing: the same command writes it from the last checkpoint",
     broken=Injection("pipelines.last_word:write_error", "skip", always=True),
 )
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_full_disk_at_the_adapter(
     run: Commands, new: Callable[..., Recipe], straight: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,7 +193,7 @@ def test_a_full_disk_at_the_adapter(
     lost="nothing: the same command builds what is missing",
     broken=Injection("grun.writing:disk_error", "skip", always=True),
 )
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_full_disk_at_a_file_of_the_cache(
     run: Commands, new: Callable[..., Recipe], straight: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,6 +209,75 @@ def test_a_full_disk_at_a_file_of_the_cache(
         capsys.readouterr()
         assert adapter_of(output / "runs" / "shard") == adapter_of(straight)
         assert left_behind(disk.folder) == []
+
+
+@row(
+    "disks",
+    "the disk of MLflow's SQLite file fills up, for real",
+    where="train, from the first checkpoint on",
+    sees="metrics wait in the spool; at the end `MLflow must be able to ..., got ... disk is full ...; free space on its disk`, status 2",
+    lost="nothing: the same command records what is missing, and trains no step",
+    broken=Injection("pipelines.mlflow_store:_remedy", "replace", always=True, by="tests.faults.test_disks:no_remedy"),
+)
+@pytest.mark.slow
+def test_a_full_disk_at_mlflow(
+    run: Commands, new: Callable[..., Recipe], output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = new("tracked", output=str(output / "tracked"), tracking={"patience_seconds": 5})
+    with small_disk(output / "tracked" / "mlflow") as disk:
+        run.moments.ask("save_checkpoint", "fill", disk.folder)
+        run("train", recipe, status=2)
+        message = said(capsys)
+        assert "MLflow must be able to" in message
+        assert "database or disk is full (store" in message
+        assert "free space on its disk; what is done is kept in the output folder, and the same command goes on" in message
+        disk.free()
+        spool = output / "tracked" / "runs" / "tracked" / "metrics.jsonl"
+        before = spool.read_bytes()
+        run("train", recipe)
+        capsys.readouterr()
+        assert spool.read_bytes() == before
+        tracker = Tracker.open(recipe.tracking, recipe.output)
+        [found] = tracker.search("tags.kind = 'train'")
+        history = tracker.client.get_metric_history(found.info.run_id, "train/loss")
+        assert sorted(point.step for point in history) == [1, 2, 3, 4, 5, 6]
+        assert found.info.status == "FINISHED"
+
+
+def no_remedy(_function: object, _reason: str) -> str:
+    return "look"
+
+
+@row(
+    "disks",
+    "the disk of a sweep fills up, for real",
+    where="sweep, while a trial's adapter is scored",
+    sees="`the disk of '.../trials/...' has no room left`, status 2; the trial is not counted as failed",
+    lost="nothing: the same command goes on, and trains no trial twice",
+    broken=Injection("pipelines.sweep_record:refused_by_disk", "skip", always=True),
+)
+@pytest.mark.slow
+def test_a_full_disk_in_a_sweep(
+    run: Commands, new: Callable[..., Recipe], output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = Recipe.parse({**TAUGHT, "output": str(output)})
+    folder = output / "sweeps" / "swept"
+    with small_disk(folder, kilobytes=16384) as disk:  # a trial is scored at eleven thresholds
+        run.moments.ask("score_adapter", "fill", folder)
+        run("sweep", recipe, status=2)
+        message = said(capsys)
+        assert str(folder / "trials") in message
+        assert "which has no room left" in message
+        [trial] = read_trials(folder)
+        assert (trial.done, trial.failure) == (False, None)
+        trained = (folder / "trials" / trial.trial_id / "metrics.jsonl").read_bytes()
+        disk.free()
+        run("sweep", recipe)
+        capsys.readouterr()
+        [trial] = read_trials(folder)
+        assert (trial.done, trial.failure) == (True, None)
+        assert (folder / "trials" / trial.trial_id / "metrics.jsonl").read_bytes() == trained
+        assert left_behind(folder / "trials") == []
 
 
 @row(
