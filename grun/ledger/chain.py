@@ -73,6 +73,11 @@ class Ledger:
         state = self.state(request_id)
         return tuple(entry for entry in self.entries if entry.request_id == state.id)
 
+    def repeats(self, action: Action, request_id: str, reason: str) -> LedgerEntry | None:
+        """The last entry of a request where it says just this: then whoever says it again has been heard."""
+        last = next((entry for entry in reversed(self.entries) if entry.request_id == request_id), None)
+        return last if last is not None and (last.action, last.reason) == (action, reason) else None
+
     def append(
         self,
         action: Action,

@@ -11,12 +11,12 @@ from grun.config import Recipe, RequestConfig, TestbedData
 from grun.data.records import Record, digest_records
 from grun.data.testbed import people_to_forget
 from grun.errors import ConfigError, DataError
-from grun.ledger import Details, Ledger
+from grun.ledger import Details, Ledger, LedgerEntry
 from grun.requests import Source
 from pipelines.console import check_writable, note, summary
 from pipelines.fetched_data import fetched_records
 from pipelines.ledger_store import LedgerStore
-from pipelines.ledger_verbs.steps import ledger_step
+from pipelines.ledger_verbs.steps import ledger_step, tell_repeated
 from pipelines.owner import owner
 from pipelines.vault import Vault
 
@@ -55,6 +55,8 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> int:
     else:
         source = Source(kind="jsonl", location=arguments.forget, num_records=len(records), digest=digest_records(records))
         request = NewRequest(recipe.request.id, recipe.request.reason, records, source)
+    if (entry := _added_before(ledger, request)) is not None:
+        return tell_repeated(entry, "added", arguments.again)
     details, by = Details(forget=request.source), arguments.by or owner()
     # refused before anything is written
     ledger.append("add", request.id, by=by, reason=request.reason, details=details)
@@ -76,6 +78,14 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _added_before(ledger: Ledger, request: NewRequest) -> LedgerEntry | None:
+    """The entry by which the same records are in the ledger under the same id, unless they were revoked since."""
+    state = ledger.states.get(request.id)
+    if state is None or state.status == "revoked" or state.forget.digest != request.source.digest:
+        return None
+    return ledger.history(request.id)[0]
+
+
 def _read(request: RequestConfig, path: str) -> tuple[Record, ...]:
     """The records of a file, for a request that has a name and a reason of its own."""
     for field in ("id", "reason"):
@@ -90,19 +100,19 @@ def _read(request: RequestConfig, path: str) -> tuple[Record, ...]:
 
 
 def _next_person(recipe: Recipe, ledger: Ledger) -> NewRequest:
-    """The first invented person who has no request yet."""
+    """The first invented person who has no request yet, or the one whose request has this id."""
     if not isinstance(recipe.data, TestbedData):
         raise ConfigError(
             f"a request must say what is to be forgotten, got none with data of kind {recipe.data.kind}; give a file of its records by "
             "`--forget FILE`"
         )
-    known = {state.forget.digest for state in ledger.states.values()}
+    named = recipe.request.id != RequestConfig.model_fields["id"].default
+    known = {state.forget.digest for state in ledger.states.values() if not (named and state.id == recipe.request.id)}
     people = people_to_forget(recipe.data)
     for number, records in enumerate(people, start=1):
         digest = digest_records(records)
         if digest in known:
             continue
-        named = recipe.request.id != RequestConfig.model_fields["id"].default
         source = Source(
             kind="testbed", location=f"seed {recipe.data.seed}#person {number}", num_records=len(records), digest=digest
         )

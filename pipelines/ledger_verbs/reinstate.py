@@ -7,7 +7,7 @@ import argparse
 
 from grun.config import Recipe
 from pipelines.console import summary
-from pipelines.ledger_verbs.steps import ask_for_reason, ask_for_request, ledger_step
+from pipelines.ledger_verbs.steps import ask_for_reason, ask_for_request, ledger_step, tell_repeated
 from pipelines.sequencing.commands import on_cluster, open_work, tell
 from pipelines.sequencing.promoting import serve_stack
 
@@ -24,6 +24,8 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> int:
     """Reinstate it."""
     with open_work(recipe) as work:
         ledger = work.ledger
+        if (entry := ledger.repeats("reinstated", arguments.id, arguments.reason)) is not None:
+            return tell_repeated(entry, "reinstated", arguments.again)
         before = ledger.state(arguments.id)
         ledger.append("reinstated", before.id, by="-")  # refused before anything is started
         if before.adapter is not None:

@@ -8,7 +8,7 @@ import argparse
 
 from grun.config import Recipe
 from pipelines.console import summary
-from pipelines.ledger_verbs.steps import ask_for_reason, ask_for_request, ledger_step
+from pipelines.ledger_verbs.steps import ask_for_reason, ask_for_request, ledger_step, tell_repeated
 from pipelines.sequencing.commands import on_cluster, open_work, tell
 from pipelines.sequencing.promoting import retire, serve_stack
 
@@ -25,6 +25,8 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> int:
     """Revoke it."""
     with open_work(recipe) as work:
         ledger = work.ledger
+        if (entry := ledger.repeats("revoked", arguments.id, arguments.reason)) is not None:
+            return tell_repeated(entry, "revoked", arguments.again)
         request_id = ledger.append("revoked", arguments.id, by="-").state(arguments.id).id  # refused before anything is started
         others = tuple(member for member in ledger.active if member != request_id)
         if request_id in ledger.active and others:

@@ -3,9 +3,11 @@
 import argparse
 import shlex
 
+from grun.ledger import LedgerEntry
 from pipelines.cli import next_step
+from pipelines.console import summary
 
-__all__ = ["ask_for_reason", "ask_for_request", "ledger_step"]
+__all__ = ["ask_for_reason", "ask_for_request", "ledger_step", "tell_repeated"]
 
 
 def ask_for_request(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +18,20 @@ def ask_for_request(parser: argparse.ArgumentParser) -> None:
 def ask_for_reason(parser: argparse.ArgumentParser) -> None:
     """Ask why."""
     parser.add_argument("--reason", metavar="TEXT", required=True, help="why, for the record")
+
+
+def tell_repeated(entry: LedgerEntry, done: str, again: str) -> int:
+    """Say that a command has done its work already, as when it was killed just before its end; returns the exit status.
+
+    Args:
+        done: what was done, in the past tense.
+    """
+    summary(
+        f"request {entry.request_id} was {done} already",
+        {"entry": f"{entry.sequence}, by {entry.by} at {entry.at:%Y-%m-%d %H:%M:%S} UTC, digest {entry.digest[:12]}"},
+        [ledger_step("list", again, "see all requests")],
+    )
+    return 0
 
 
 def ledger_step(subcommand: str, again: str, purpose: str) -> str:

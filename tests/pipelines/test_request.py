@@ -142,8 +142,16 @@ class TestAdd:
             assert "the server is away" in add("r1").message
         assert store_of(output).read().entries == ()
         assert add("r1").status == 0
-        assert "got the same records again for 'r1'" in add("r1").message
+        entry = store_of(output).read().entries[0]
+        again = add("r1")
+        assert (again.status, again.out.splitlines()[0].strip()) == (0, "request r1 was added already")
+        assert store_of(output).read().entries == (entry,)
         assert [path.name for path in (output / "vault" / "demo").iterdir()] == ["r1"]
+
+    def test_what_was_revoked_is_not_there_already(self, add: Verb, output: Path) -> None:
+        add("r1")
+        store_of(output).append("revoked", "r1")
+        assert "got the same records again for 'r1'" in add("r1").message
 
     def test_a_copy_that_is_in_the_vault_is_not_written_over(self, add: Verb, output: Path) -> None:
         write_records(output / "vault" / "demo" / "r1" / "forget.jsonl", records("somebody else"))
@@ -154,7 +162,8 @@ class TestAdd:
     def test_the_testbeds_people_come_one_after_another(self, run: Verb, output: Path) -> None:
         people = ("--data.num_people", "12", "--data.num_forget", "3")
         assert run("add", *people).status == 0
-        assert run("add", "--request.id", "second", "--request.reason", "why not", *people).status == 0
+        for _ in range(2):  # a name is another person's once
+            assert run("add", "--request.id", "second", "--request.reason", "why not", *people).status == 0
         assert run("add", *people).status == 0
         assert "an invented person left to forget, got requests for all 3" in run("add", *people).message
         ledger = store_of(output).read()

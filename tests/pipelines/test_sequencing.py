@@ -209,11 +209,16 @@ def test_revoking_leaves_the_others_as_they_are_and_reinstating_puts_it_last(ser
     assert (last.action, last.request_id, last.reason) == ("revoked", "r1", "withdrawn")
     with pytest.raises(LedgerError, match=r"`revoke` needs a request that is .* got 'r1', which is revoked"):
         served.run("revoke", "r1", "--reason", "again")
+    assert served.run("revoke", "r1", "--reason", "withdrawn") == 0, "it has done that already"
+    assert served.ledger().entries[-1] == last
     # its adapter comes out of the registry where it is kept no longer
     shutil.rmtree(served.folder / "adapters")
     assert served.run("reinstate", "r1", "--reason", "asked again") == 0
     assert served.champion() == (4, ("r2", "r1"))
     assert served.ledger().active == ("r2", "r1")
+    last = served.ledger().entries[-1]
+    assert served.run("reinstate", "r1", "--reason", "asked again") == 0, "likewise"
+    assert served.ledger().entries[-1] == last
     assert served.run("verify") == 0
 
 
