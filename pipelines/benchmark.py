@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal
 
 import torch
 
@@ -26,6 +26,7 @@ from pipelines.benchmarks.harness import Options, Report, Row
 from pipelines.benchmarks.machine import commit, machine, versions
 from pipelines.benchmarks.plan_options import add_plan_options, parse_plan_options
 from pipelines.benchmarks.table import BENCHMARKS
+from pipelines.cli import Parser
 from pipelines.console import check_writable, result, summary
 from pipelines.running import run_command
 
@@ -35,16 +36,6 @@ _COMMAND = "python pipelines/benchmark.py"
 
 _ON_EITHER = ("quality", "sequence")
 """Benchmarks that are measured on the testbed or on TOFU."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises our errors."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; `--help` lists all options")
-
-    def print_help(self, file: Any = None) -> None:  # noqa: ARG002 - argparse's signature
-        result(self.format_help())
 
 
 def parse_options(argv: Sequence[str] | None = None) -> tuple[str, Options]:
@@ -57,7 +48,7 @@ def parse_options(argv: Sequence[str] | None = None) -> tuple[str, Options]:
         ConfigError: no name, one that is not in the table, or an option that is wrong.
     """
     listed = "\n".join(f"  {name:<12}{benchmark.summary}" for name, benchmark in BENCHMARKS.items())
-    parser = _Parser(
+    parser = Parser(
         usage=f"{_COMMAND} NAME [--repeats N] [--data.kind KIND] [--data.path FOLDER] [--output FOLDER]",
         description=f"Measure what this project claims, and write it down.\n\nbenchmarks:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

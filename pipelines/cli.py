@@ -23,7 +23,7 @@ from grun.errors import ConfigError, near_miss
 from pipelines import console
 from pipelines.options import Option, schema_options
 
-__all__ = ["RECIPES", "next_step", "parse_command"]
+__all__ = ["RECIPES", "Parser", "next_step", "parse_command"]
 
 RECIPES = Path(__file__).parent / "recipes"
 """Recipes that can be given by bare name."""
@@ -46,19 +46,21 @@ class _HelpFormatter(argparse.HelpFormatter):
         return "\n".join(indent + part for part in self._split_lines(text, width - len(indent)))
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse that raises our errors."""
 
     def error(self, message: str) -> NoReturn:
+        """What is wrong with the command line."""
         raise ConfigError(f"{message}; `--help` lists all options")
 
     def print_help(self, file: Any = None) -> None:  # noqa: ARG002 - argparse's signature
+        """Print it where results go."""
         console.result(self.format_help())
 
 
 def _parser(
     description: str, options: Mapping[str, Option], extra: Callable[[argparse.ArgumentParser], None] | None, subcommand: str
-) -> _Parser:
+) -> Parser:
     command = f"python pipelines/{Path(sys.argv[0]).name}{subcommand and ' '}{subcommand}"
     changed = (
         f"  {command} --recipe my.yaml --train.epochs 5\n      a recipe file, with one field changed\n"
@@ -66,7 +68,7 @@ def _parser(
         if "train.epochs" in options
         else f"  {command} --recipe my.yaml\n      with the output folder of a recipe file"
     )
-    parser = _Parser(
+    parser = Parser(
         usage=f"{command} [--recipe FILE] [--field value ...]",
         description=f"{description}\n\nexamples:\n"
         f"  {command}\n      the embedded default: no file, no network, no GPU\n"
@@ -91,7 +93,7 @@ def _parser(
     return parser
 
 
-def _not_understood(parser: _Parser, argument: str) -> ConfigError:
+def _not_understood(parser: Parser, argument: str) -> ConfigError:
     """The error for an argument that the parser has no use for."""
     name = argument.split("=")[0]
     if name.startswith("-"):

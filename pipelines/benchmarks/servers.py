@@ -6,9 +6,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 import httpx
 
@@ -60,10 +61,12 @@ class MLflowServer:
 
     Args:
         folder: made where it is missing; a server that is started again finds what the one before has left.
+        within: a command that runs the server's, as `unshare` does.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, within: Sequence[str] = ()) -> None:
         self.folder = folder
+        self.within = within
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -77,6 +80,11 @@ class MLflowServer:
         """Its process."""
         return None if self.process is None else self.process.pid
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it was started, and not ended since."""
+        return self.process is not None
+
     def start(self) -> None:
         """Start it, and wait until it answers.
 
@@ -85,6 +93,7 @@ class MLflowServer:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [
+            *self.within,
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"),
             *("--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"),
             *("--artifacts-destination", str(self.folder / "artifacts"), "--serve-artifacts"),
@@ -99,12 +108,13 @@ class MLflowServer:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+            self.process = None
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> Iterator[Self]:
         """Have it for the time of the context."""
         try:
             self.start()
-            yield
+            yield self
         finally:
             self.end()

@@ -13,11 +13,12 @@ from mlflow.entities import Run
 
 from grun.config import Recipe
 from pipelines import patience, promote, recording, sweep, sweep_tracking, train
+from pipelines.benchmarks.servers import MLflowServer
 from pipelines.registry import CANDIDATE, Registry
 from pipelines.running import run_command
 from pipelines.tracking import Tracker, flatten
 from pipelines.trainer import deciding_settings
-from tests.faults.mlflow_server import MLflowServer, Proxy, mlflow_server, proxied
+from tests.faults.proxy import Proxy, proxied
 from tests.pipelines.conftest import MakeRecipe
 from tests.pipelines.runs import on_a_cluster
 
@@ -58,7 +59,7 @@ class Site:
     @property
     def tracker(self) -> Tracker:
         """Past the proxy."""
-        return Tracker(self.server.uri, "grun", self.output)
+        return Tracker(self.server.url, "grun", self.output)
 
     def only_run(self, query: str) -> Run:
         """The one run that matches."""
@@ -113,7 +114,7 @@ def tensors(folder: Path) -> bytes:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
-    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as running:
+    with MLflowServer(tmp_path_factory.mktemp("mlflow")).running() as running:
         yield running
 
 

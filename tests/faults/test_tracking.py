@@ -22,15 +22,15 @@ from grun.adapters import read_card
 from grun.config import Recipe
 from grun.errors import OutageError
 from pipelines import sweep, train
+from pipelines.benchmarks.servers import MLflowServer, free_port
 from pipelines.entry import OUTCOME_FILE
 from pipelines.registry import CANDIDATE, CHAMPION, Registry, Verdict
 from pipelines.sweep_record import read_trials
 from pipelines.tracking import Tracker, flatten
 from tests.faults.injection import Injection
-from tests.faults.mlflow_server import Act, Asked, mlflow_server, proxied
 from tests.faults.outage_site import SECONDS, VERBS, Site, has_exactly, is_recorded, tensors
+from tests.faults.proxy import Act, Asked, proxied
 from tests.faults.table import row
-from tests.pipelines.processes import free_port
 
 pytestmark = [
     pytest.mark.slow,  # a server and workers start
@@ -175,7 +175,7 @@ def test_a_server_that_is_killed_while_a_run_trains(site: Site, healthy: Recipe,
     def kill(asked: Asked) -> None:
         if asked.has_metrics and not trained_before:
             trained_before.append(outcome.is_file())
-            site.server.kill()  # it has written them, and nobody knows
+            site.server.end()  # it has written them, and nobody knows
 
     def rule(_asked: Asked) -> Act:
         if not trained_before or site.server.is_up:
@@ -272,7 +272,7 @@ def test_a_server_that_is_killed_in_the_middle_of_a_sweep(site: Site, capsys: py
     def kill(asked: Asked) -> None:
         if asked.has_metrics and not killed_with:
             killed_with.append(num_done())
-            site.server.kill()
+            site.server.end()
 
     def rule(asked: Asked) -> Act:
         if site.server.is_up:
@@ -324,7 +324,7 @@ def test_a_server_whose_disk_is_full(site: Site, healthy: Recipe, tmp_path: Path
     disk.mkdir()
     script = 'mount -t tmpfs -o size=8m tmpfs "$0" && exec "$@"'
     with (
-        mlflow_server(disk, log=tmp_path, within=("unshare", "-m", "sh", "-c", script, str(disk))) as small,
+        MLflowServer(disk, within=("unshare", "-m", "sh", "-c", script, str(disk))).running() as small,
         proxied(small) as proxy,
     ):
         ballast = Path(f"/proc/{small.pid}/root{disk}/ballast")  # the test sees the disk as the server does

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Ended", "free_port", "free_ports", "run_workers"]
+__all__ = ["Ended", "free_ports", "run_workers"]
 
 _ROOT = Path(__file__).parents[2]
 
@@ -38,11 +38,6 @@ def free_ports(count: int) -> list[int]:
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return [one.getsockname()[1] for one in sockets]
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    return free_ports(1)[0]
 
 
 def run_workers(script: Path, folder: Path, *, world_size: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 from pyarrow import fs
 
-from tests.pipelines.processes import free_port
+from pipelines.benchmarks.servers import free_port
 
 __all__ = ["S3Server", "running_s3"]
 

@@ -2,25 +2,20 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
 
 from grun.config import Recipe
 from grun.errors import LedgerBusyError, LedgerError, TrackingError
 from grun.ledger import Ledger
+from pipelines.benchmarks.servers import MLflowServer
 from pipelines.ledger_store import LedgerStore
 from pipelines.registry import Registry
 from tests.ledger.example_ledger import STEPS, TRAINED, asked
-from tests.pipelines.processes import free_port
 
 # MLflow 3.17 uses a loader strategy that SQLAlchemy 2.1 deprecates; the warning is theirs to mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -272,41 +267,10 @@ class TestTampering:
             store.read()
 
 
-@contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
-    """A real MLflow server of one worker, for the length of a `with` block."""
-    port = free_port()
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
-            _wait_for(lambda: urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200, server)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(server.pid, 15)
-            server.wait(timeout=60)
-
-
-def _wait_for(ready: Callable[[], bool], server: "subprocess.Popen[bytes]") -> None:
-    for _ in range(240):
-        assert server.poll() is None, "the server ended"
-        try:
-            if ready():
-                return
-        except OSError:
-            time.sleep(0.5)
-    pytest.fail("the server did not answer")
-
-
 @pytest.mark.slow
 def test_a_server_keeps_a_ledger_as_a_database_does(tmp_path: Path) -> None:
-    with mlflow_server(tmp_path) as uri:
-        recipe = Recipe.parse({"output": str(tmp_path / "output"), "tracking": {"uri": uri, "patience_seconds": 0}})
+    with MLflowServer(tmp_path / "server").running() as server:
+        recipe = Recipe.parse({"output": str(tmp_path / "output"), "tracking": {"uri": server.url, "patience_seconds": 0}})
         store = LedgerStore.open(recipe)
         ledger = filled(store)
         assert LedgerStore.open(recipe).read() == ledger
@@ -319,4 +283,3 @@ def test_a_server_keeps_a_ledger_as_a_database_does(tmp_path: Path) -> None:
             store.read()
     with pytest.raises(TrackingError, match="read the ledger"):
         store.read()
-    shutil.rmtree(tmp_path / "artifacts", ignore_errors=True)

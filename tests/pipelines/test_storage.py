@@ -15,9 +15,9 @@ import pytest
 
 from grun.errors import StorageError
 from pipelines import shared_store
+from pipelines.benchmarks.servers import free_port
 from pipelines.shared_store import MANIFEST, Manifest, SharedFile, SharedStore
 from pipelines.storage import Storage
-from tests.pipelines.processes import free_port
 from tests.pipelines.s3_server import S3Server
 
 FILES = {"a.bin": b"first" * 1000, "b.bin": bytes(range(256)) * 40_000, "empty": b""}

@@ -15,8 +15,8 @@ import httpx
 import yaml
 
 from grun.config import Recipe
+from pipelines.benchmarks.servers import free_port
 from pipelines.serving.limits import API_KEY
-from tests.pipelines.processes import free_port
 
 ROOT = Path(__file__).parents[3]
 START_SECONDS = 600

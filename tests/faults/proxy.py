@@ -1,102 +1,22 @@
-"""A real MLflow server that can be killed and started again, and a proxy before it that loses, refuses and holds up what it is told to."""
+"""A proxy before a real MLflow server, which loses, refuses and holds up what it is told to."""
 
 import http.client
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, Literal
-from urllib.error import URLError
-from urllib.request import urlopen
 
-from tests.pipelines.processes import free_port
+from pipelines.benchmarks.servers import MLflowServer
 
-__all__ = ["Act", "Asked", "MLflowServer", "Proxy", "mlflow_server", "proxied"]
+__all__ = ["Act", "Asked", "Proxy", "proxied"]
 
 _SECONDS = 180
 
 Act = Literal["pass", "drop", "lose", "fail"]
 """What becomes of a request: it is passed on; dropped unread; carried out, but its answer is lost; or answered by 500."""
-
-
-class MLflowServer:
-    """One server process with its SQLite database and its artifacts in a folder, always at the same address.
-
-    Args:
-        log: folder of what it says.
-        within: a command that runs the server's, as `unshare` does.
-    """
-
-    def __init__(self, folder: Path, log: Path, within: tuple[str, ...] = ()) -> None:
-        self.folder = folder
-        self._log = log / "server.log"
-        self.port = free_port()
-        self._within = within
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def is_up(self) -> bool:
-        return self._process is not None
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        command = [
-            *self._within, sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}", "--artifacts-destination", str(self.folder / "artifacts"),
-        ]  # fmt: skip
-        above = {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        }
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, env={**os.environ, **above}, stdout=log, stderr=log, start_new_session=True)
-        end = time.monotonic() + _SECONDS
-        while not self._answers():
-            assert self._process.poll() is None, self._log.read_text()[-3000:]
-            assert time.monotonic() < end, "the server did not answer"
-            time.sleep(0.1)
-
-    def kill(self) -> None:
-        """End all of it at once."""
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-    def _answers(self) -> bool:
-        try:
-            return bool(urlopen(f"{self.uri}/health", timeout=5).status == 200)
-        except (URLError, OSError):
-            return False
-
-
-@contextmanager
-def mlflow_server(folder: Path, *, log: Path | None = None, within: tuple[str, ...] = ()) -> Iterator[MLflowServer]:
-    """A server that is up, for the length of a `with` block."""
-    server = MLflowServer(folder, log or folder, within)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
 
 
 @dataclass(frozen=True)
