@@ -233,8 +233,9 @@ class _Soak:
     def _round(self, number: int, disturber: Disturber | None) -> _Left:
         name = f"round{number}"
         self.command("sweep", disturber=disturber, above=["--name", name])
-        for step in ("add", "next"):
-            self.command("request", step, disturber=disturber, above=["--ledger.name", name])
+        # an id, without which the same command would add another person
+        self.command("request", "add", disturber=disturber, above=["--ledger.name", name, "--request.id", "soaked"])
+        self.command("request", "next", disturber=disturber, above=["--ledger.name", name])
         for step in ("revoke", "reinstate"):
             self.command("request", step, "demo-1", "--reason", name, disturber=disturber)
         recipe = self.recipe.replace({"name": name})
@@ -255,7 +256,7 @@ class _Soak:
         )
         ledger = LedgerStore.open(recipe.replace({"ledger": {"name": recipe.name}}))
         content = ledger.read()
-        adapter = content.state("demo-1").adapter
+        adapter = content.state("soaked").adapter
         client = ledger.tracker.client
         [parent] = ledger.tracker.search(f"attributes.run_name = '{recipe.name}-sweep'")
         children = list(ledger.tracker.search(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"))

@@ -25,6 +25,9 @@ _ATTEMPTS = 8
 _UNDISTURBED_FROM = 3
 """A command that was disturbed so often is left alone, as it has to end some time."""
 
+_END_SECONDS = 0.2
+"""Between looks at what still lives."""
+
 _SHARE = 0.75
 """Of commands that are disturbed."""
 
@@ -100,17 +103,20 @@ class Runner:
         """Kill every process of every command."""
         while found := [process for process in psutil.process_iter() if is_of(process, self.mark)]:
             kill_together(found)
+            time.sleep(_END_SECONDS)
 
 
 def kill_together(processes: Sequence[psutil.Process]) -> None:
-    """Kill processes so that none sees another one die."""
+    """Kill processes so that none sees another one die.
+
+    Nobody waits for them here: of the command itself that would take its status from whoever does.
+    """
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for process in processes:
             try:
                 process.send_signal(number)
             except psutil.NoSuchProcess:
                 continue
-    psutil.wait_procs(processes, timeout=60)
 
 
 class Disturber:

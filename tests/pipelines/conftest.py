@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from grun.config import Recipe, merge
+from pipelines import benchmark
 from tests.pipelines.s3_server import S3Server, running_s3
 
 MakeRecipe = Callable[..., Recipe]
@@ -99,3 +100,24 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"file://{tmp_path}/shared/caches"
     server: S3Server = request.getfixturevalue("s3")
     return f"s3://{server.make_bucket(f'bucket-{uuid.uuid4().hex[:12]}')}/caches"
+
+
+@pytest.fixture
+def run_benchmark(tofu_folder: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Runs a benchmark at toy size on TOFU's rows, and reads back what it wrote."""
+
+    def run(name: str, *more: str) -> dict[str, Any]:
+        argv = [name, "--tiny", "--repeats", "1", "--data.path", str(tofu_folder), "--output", str(tmp_path), *more]
+        assert benchmark.main(argv) == 0
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        values: dict[str, Any] = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+        assert values["command"].startswith(f"python pipelines/benchmark.py {name} ")
+        assert {"date", "commit", "machine", "versions", "workload"} <= values.keys()
+        assert values["repeats"] == 1
+        fields = {"name", "value", "unit", "baseline", "ratio", "low", "high", "wall_ratio"}
+        assert all(row.keys() == fields for row in values["rows"])
+        rows: dict[str, Any] = {row["name"]: row for row in values["rows"]}
+        assert len(rows) == len(values["rows"]), "a name stands for one row"
+        return rows
+
+    return run

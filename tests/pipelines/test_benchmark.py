@@ -1,6 +1,5 @@
 """The benchmark command: its arithmetic by hand, its messages, and every benchmark once at toy size."""
 
-import json
 import mmap
 from collections.abc import Callable
 from pathlib import Path
@@ -144,27 +143,6 @@ class TestCommand:
         assert not (tmp_path / "gpu.json").exists()
 
 
-@pytest.fixture
-def run_benchmark(tofu_folder: Path, tmp_path: Path) -> RunBenchmark:
-    """Runs a benchmark at toy size on TOFU's rows, and reads back what it wrote."""
-
-    def run(name: str, *more: str) -> dict[str, Any]:
-        argv = [name, "--tiny", "--repeats", "1", "--data.path", str(tofu_folder), "--output", str(tmp_path), *more]
-        assert main(argv) == 0
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        values: dict[str, Any] = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
-        assert values["command"].startswith(f"python pipelines/benchmark.py {name} ")
-        assert {"date", "commit", "machine", "versions", "workload"} <= values.keys()
-        assert values["repeats"] == 1
-        fields = {"name", "value", "unit", "baseline", "ratio", "low", "high", "wall_ratio"}
-        assert all(row.keys() == fields for row in values["rows"])
-        rows: dict[str, Any] = {row["name"]: row for row in values["rows"]}
-        assert len(rows) == len(values["rows"]), "a name stands for one row"
-        return rows
-
-    return run
-
-
 def test_step_trains_the_same_adapter_in_all_three_ways(run_benchmark: RunBenchmark, capsys: pytest.CaptureFixture[str]) -> None:
     rows = run_benchmark("step")
     for objective in ("gd", "npo", "idk", "rmu", "gd_long"):
@@ -222,17 +200,6 @@ def test_serve_compares_the_champion_with_the_base(run_benchmark: RunBenchmark) 
     assert rows["serve.throughput_champion_over_base"]["ratio"] == row["ratio"]
     assert rows["serve.swaps"]["value"] == 4
     assert rows["serve.swaps_failed_requests"]["value"] == 0
-
-
-@pytest.mark.soak  # a round of commands left alone, and one with kills
-def test_a_soak_leaves_what_a_round_without_kills_leaves(run_benchmark: RunBenchmark) -> None:
-    rows = run_benchmark("soak", "--minutes", "0", "--seed", "1")
-    values = {name: row["value"] for name, row in rows.items()}
-    assert values["soak.rounds"] == values["soak.rounds_as_the_first"] == 1
-    assert sum(value for name, value in values.items() if name.startswith("soak.kills.")) >= 2
-    assert values["soak.orphans"] == 0
-    assert values["soak.failed_requests"] == 0 < values["soak.answers"]
-    assert values["soak.stacks_that_answered"] == 3, "both requests, the second alone, and both in the other order"
 
 
 def test_a_percentile_is_one_of_the_values() -> None:
