@@ -7,6 +7,8 @@ import ast
 import importlib
 import importlib.util
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,7 +38,8 @@ def _unfolded_later(name: str) -> ModuleType:
         if attribute not in names:
             raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
         vars(package).pop("__getattr__", None)
-        loader.exec_module(package)
+        with redirect_stdout(StringIO()):  # pyvene prints which extras of its own are not there
+            loader.exec_module(package)
         return getattr(package, attribute)
 
     vars(package)["__getattr__"] = unfold
