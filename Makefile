@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test coverage faults check lint image-lint types contracts manifests kubectl audit fuzz test-slow locks clean
+.PHONY: setup demo test coverage check lint image-lint types contracts manifests kubectl audit fuzz test-slow locks clean
 
 # installed by a lock, as pyreft pins an old transformers; torch apart from it, as its builds differ from machine to machine
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -27,12 +27,9 @@ test: setup  ## from a fresh clone to passing tests
 coverage: setup  ## the same tests, and what of grun they reach, lines and branches
 	$(BIN)/python -m pytest --cov
 
-test-slow: setup  ## what takes longer, on real clusters; two files at a time, as most of it is waiting for processes
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
-
-faults: setup  ## kills, hangs, full disks and interruptions, on real processes; two files at a time where they do not mind each other
-	$(BIN)/python -m pytest -m "faults and not alone" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m "faults and alone"
+test-slow: setup  ## what takes longer, on real clusters; two files at a time, as most of it is waiting for processes, and what minds that alone
+	$(BIN)/python -m pytest -m "slow and not alone" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "slow and alone"
 
 lint: setup image-lint
 	$(BIN)/ruff check .

@@ -38,7 +38,7 @@ from tests.pipelines.processes import Ended
 from tune_spaces import SPACES
 
 pytestmark = [
-    pytest.mark.faults,  # clusters start
+    pytest.mark.slow,  # clusters start
     pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
 ]
 

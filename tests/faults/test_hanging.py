@@ -18,7 +18,7 @@ from tests.faults.test_workers import ALL_REDUCE, ALONE, FORWARD
 from tests.pipelines.runs import Run, TrainIt, training_on_one_cluster
 
 pytestmark = [
-    pytest.mark.faults,  # workers start
+    pytest.mark.slow,  # workers start
     pytest.mark.alone,  # a machine that is busy with others answers late
     # Ray reads all fields of its data context, old ones too, to hand them to the workers
     pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),

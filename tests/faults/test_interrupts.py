@@ -18,7 +18,7 @@ from tests.faults.table import row
 from tests.faults.test_drivers import RECIPE
 from tests.pipelines.processes import Ended
 
-pytestmark = pytest.mark.faults  # clusters start
+pytestmark = pytest.mark.slow  # clusters start
 
 STAGES = {
     "checking": ("train", "pipelines.prepare:check"),

@@ -16,7 +16,7 @@ from tests.faults.test_workers import ALONE, FORWARD
 from tests.pipelines.runs import TrainIt, training_on_one_cluster
 
 pytestmark = [
-    pytest.mark.faults,  # workers start
+    pytest.mark.slow,  # workers start
     pytest.mark.alone,  # the memory that others take counts too
     # Ray reads all fields of its data context, old ones too, to hand them to the workers
     pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),

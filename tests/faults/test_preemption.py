@@ -21,7 +21,7 @@ from tests.faults.injection import Injection
 from tests.faults.table import row
 
 pytestmark = [
-    pytest.mark.faults,  # workers start, and import DeepSpeed
+    pytest.mark.slow,  # workers start, and import DeepSpeed
     # Ray reads all fields of its data context, old ones too, to hand them to the workers
     pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
 ]

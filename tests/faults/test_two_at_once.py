@@ -13,7 +13,7 @@ from tests.faults.holding_still import at, reached
 from tests.faults.injection import Injection
 from tests.faults.table import row
 
-pytestmark = pytest.mark.faults  # commands start
+pytestmark = pytest.mark.slow  # commands start
 
 
 @contextmanager
