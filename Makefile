@@ -21,14 +21,14 @@ demo: setup  ## from a fresh clone to a promoted adapter
 	$(BIN)/python pipelines/sweep.py
 	$(BIN)/python pipelines/promote.py
 
-test: setup  ## from a fresh clone to passing tests
-	$(BIN)/python -m pytest
+test: setup  ## from a fresh clone to passing tests; two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 coverage: setup  ## the same tests, and what of grun they reach, lines and branches
-	$(BIN)/python -m pytest --cov
+	$(BIN)/python -m pytest --cov -n 2 --dist loadfile
 
-test-slow: setup  ## what takes longer, on real clusters; two files at a time, as most of it is waiting for processes, and what minds that alone
-	$(BIN)/python -m pytest -m "slow and not alone" -n 2 --dist loadfile
+test-slow: setup  ## what takes longer, on real clusters; two files at a time, and what minds that alone
+	$(BIN)/python -m pytest -m "slow and not alone" -n 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m "slow and alone"
 
 lint: setup image-lint
