@@ -136,7 +136,7 @@ class Disturber:
     def disturbing(self, kind: str, pid: int, seconds: float) -> Callable[[], bool]:
         """Kill something while a command runs that takes so long by itself; returns what ends that, and says whether it happened."""
         is_wanted, victim = self.random.random() < _SHARE, self.random.choice(VICTIMS)
-        moment, done, happened = self.random.uniform(0.05, 0.95) * seconds, threading.Event(), threading.Event()
+        moment, done, happened = self.random.uniform(0.05, 0.8) * seconds, threading.Event(), threading.Event()
 
         def wait() -> None:
             if not done.wait(moment):

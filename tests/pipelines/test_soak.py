@@ -62,7 +62,7 @@ def test_a_round_with_kills_leaves_what_one_without_leaves(run_benchmark: Callab
     rows = run_benchmark("soak", "--minutes", "0", "--seed", "1")
     values = {name: row["value"] for name, row in rows.items()}
     assert values["soak.rounds"] == values["soak.rounds_as_the_first"] == 1
-    assert sum(value for name, value in values.items() if name.startswith("soak.kills.")) >= 2
+    assert sum(value for name, value in values.items() if name.startswith("soak.kills.")) >= 1
     assert values["soak.orphans"] == 0
     assert values["soak.failed_requests"] == 0 < values["soak.answers"]
     assert values["soak.stacks_that_answered"] == 3, "both requests, the second alone, and both in the other order"
