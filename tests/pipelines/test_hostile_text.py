@@ -88,10 +88,10 @@ def test_nothing_steers_a_log(way: str, text: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 @given(text=texts)
 def test_nothing_steers_a_terminal(way: str, text: str) -> None:
-    with patch.dict("os.environ", {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "200"}):
+    with patch.dict("os.environ", {"FORCE_COLOR": "1", "TERM": "xterm"}):
         shown = COLOURS.sub("", said(lambda: WAYS[way](text)))
     assert not STEERS.search(shown)
-    assert shown.count("\u27e8U+001B\u27e9") == text.count("\x1b")
+    assert squeezed(shown).count("\u27e8U+001B\u27e9") == text.count("\x1b")  # a line may end within one
 
 
 @given(text=texts)
