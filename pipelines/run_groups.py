@@ -5,6 +5,7 @@ command. Ray Train's own cleaner would ask the cluster's dashboard, which local 
 its run has, and whoever runs the same thing again removes that first.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 import ray.train
@@ -25,7 +26,8 @@ def keep_group(storage: Path) -> None:
     """
     group = get_current_placement_group()
     if group is not None and ray.train.get_context().get_world_rank() == 0:
-        (storage / _FILE).write_text(group.id.hex(), encoding="utf-8")
+        with suppress(OSError):  # on a full disk there is nothing to go on with either
+            (storage / _FILE).write_text(group.id.hex(), encoding="utf-8")
 
 
 def free_group(storage: Path) -> None:

@@ -85,14 +85,21 @@ def collect(recipe: Recipe, folder: Path, thresholds: Sequence[float]) -> SweepO
             points += [_point(recipe, trial, threshold, report) for threshold, report in reports.items()]
     finished = [point for point in points if not point.trial.stopped_early]
     if not finished:
-        failures = sorted({trial.failure for trial in trials if trial.failure})
         raise TrainingError(
-            f"a sweep needs at least one trial that runs to the end, got {len(trials)} trial(s) and none of them did; "
-            f"{'they failed with: ' + ' | '.join(failures) if failures else 'raise `sweep.grace_reports`'}"
+            f"a sweep needs at least one trial that runs to the end, got {len(trials)} trial(s) and none of them did; {_why(trials)}"
         )
     # an adapter that cannot be certified is chosen only where none can
     promising = [point for point in finished if keeps_promise(recipe.calibration, point.report)]
     return SweepOutcome(tuple(trials), tuple(points), pareto_front(finished), _choose(promising or finished))
+
+
+def _why(trials: Sequence[TrialRecord]) -> str:
+    """Why no trial ran to the end, or what to do about it."""
+    if failures := sorted({trial.failure for trial in trials if trial.failure}):
+        return f"they failed with: {' | '.join(failures)}"
+    if all(trial.done for trial in trials):
+        return "raise `sweep.grace_reports`"
+    return "what became of them is said above; the same command goes on with them"
 
 
 def _point(recipe: Recipe, trial: TrialRecord, threshold: float, report: EvalReport) -> SweepPoint:

@@ -183,6 +183,13 @@ class TestWhichTrialsCount:
         assert [trial.trial_id for trial in outcome.trials] == ["failed", "running", "whole"]
         assert [point.trial.trial_id for point in outcome.points] == ["whole"]
 
+    def test_trials_that_were_given_up_are_tried_again_by_the_same_command(self, folder: Sweep) -> None:
+        folder.add("given-up", {}, done=False)
+        with pytest.raises(
+            TrainingError, match="got 1 trial.*none of them did; what became of them is said above; the same command"
+        ):
+            collect(Recipe(), folder.folder, (0.5,))
+
     def test_no_trial_ran_to_the_end(self, folder: Sweep) -> None:
         folder.add("a", {0.5: make_report(0.0, 1.0)}, stopped_early=True)
         with pytest.raises(
