@@ -186,7 +186,7 @@ class TestWhichTrialsCount:
     def test_trials_that_were_given_up_are_tried_again_by_the_same_command(self, folder: Sweep) -> None:
         folder.add("given-up", {}, done=False)
         with pytest.raises(
-            TrainingError, match="got 1 trial.*none of them did; what became of them is said above; the same command"
+            TrainingError, match=r"got 1 trial.*none of them did; what became of them is said above; the same command"
         ):
             collect(Recipe(), folder.folder, (0.5,))
 
