@@ -129,9 +129,11 @@ def _added(entry: LedgerEntry) -> RequestState:
 
 def _added_twice(state: RequestState, entry: LedgerEntry) -> LedgerError:
     same = entry.details.forget is not None and entry.details.forget.digest == state.forget.digest
-    what = "the same records again" if same else "other records"
-    revoked = "reinstate it, or add it under another id" if state.status == "revoked" else "there is nothing left to do"
-    remedy = revoked if same else "give the new request an id of its own"
+    what, remedy = "the same records again", "there is nothing left to do"
+    if not same:
+        what, remedy = "other records", "give the new request an id of its own"
+    elif state.status == "revoked":
+        remedy = "reinstate it, or add it under another id"
     return LedgerError(
         f"a request is added once, got {what} for {state.id!r}, which {state.by} added at {state.added_at:%Y-%m-%d %H:%M} UTC and which is "
         f"{state.status}; {remedy}"
