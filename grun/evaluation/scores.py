@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from grun.errors import DataError
-from grun.reading import cut
+from grun.reading import cut, shown
 from grun.writing import write_text
 
 __all__ = ["ROW_VERSION", "RowScore", "format_row", "parse_row", "read_rows", "write_atomically", "write_rows"]
@@ -90,9 +90,9 @@ class RowScore:
             self.min_k_plus_plus,
         )
         numbers = [self.answer_nll_nats, *self.wrong_nll_means, *self.gate_values, *(x for x in optional if x is not None)]
-        if not all(map(math.isfinite, numbers)):
+        if strange := [number for number in numbers if not math.isfinite(number)]:
             raise DataError(
-                f"scores must be finite, got {numbers} for record {self.digest[:12]} of `{self.set_name}`; "
+                f"scores must be finite, got {shown(strange)} for record {self.digest[:12]} of `{self.set_name}`; "
                 "the model overflows: score it in bf16 or fp32"
             )
         if (least := min(self.answer_nll_nats, self.paraphrased_answer_nll_mean or 0.0, *self.wrong_nll_means)) < 0:

@@ -121,7 +121,8 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_an_overflowed_model_is_refused_at_its_first_row(bad: float) -> None:
-    with pytest.raises(DataError, match="scores must be finite"):
-        RowScore("d", "s", "question", 1, 1.0, wrong_nll_means=(1.0, bad))
+    # of many scores, those that are not
+    with pytest.raises(DataError, match=rf"scores must be finite, got \[{bad}\] for record"):
+        RowScore("d", "s", "question", 1, 1.0, wrong_nll_means=(*(1.0,) * 1000, bad))
     with pytest.raises(DataError, match="scores must be finite"):
         RowScore("d", "s", "question", 1, bad)
