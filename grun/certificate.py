@@ -16,9 +16,9 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 
-from grun.config.base import Config
+from grun.config.base import Config, Count
 
 __all__ = ["Certificate", "OpenCount"]
 
@@ -28,9 +28,9 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class OpenCount(Config):
     """How many of some held-out ordinary records open a gate."""
 
-    num_records: PositiveInt
+    num_records: Annotated[Count, Field(gt=0)]
     """Records n, all of whose wordings were tried."""
-    num_open: NonNegativeInt
+    num_open: Count
     """Records k, any wording of which opens a gate of any layer."""
     upper_bound: Annotated[float, Field(ge=0, le=1)]
     """Upper Clopper-Pearson bound of the rate k / n at confidence 1 - delta."""

@@ -6,12 +6,12 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from grun.errors import ConfigError, near_miss
 from grun.reading import cut, shown
 
-__all__ = ["Config", "InsidePath", "PathOrUri", "StorageUri", "explain", "field_names", "is_uri"]
+__all__ = ["Config", "Count", "InsidePath", "PathOrUri", "StorageUri", "explain", "field_names", "is_uri"]
 
 
 _MAX_FINDINGS, _MAX_RULE = 20, 500
@@ -24,6 +24,10 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
+
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""How many there are of something, as far as JSON and what reckons with it agree on integers."""
 
 
 def _inside(value: str) -> str:

@@ -115,6 +115,9 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "records": (lambda c: c["calibration"].update(num_records=173), r"where 1 of 173 .* in `calibration`"),
     "open": (lambda c: c["calibration"].update(num_open=0), r"where 0 of 172 .* in `calibration`"),
     "more open than there are": (lambda c: c["check"].update(num_open=165), r"at most all records as open, got 165 of 164 in `check`"),
+    "more records than can be reckoned with": (
+        lambda c: c["check"].update(num_records=3 * 10**30), r"'num_records'.: Input should be less than or equal to 9007199254740992;"
+    ),
     "check": (lambda c: c["check"].update(num_records=400), r"where 0 of 400 .* in `check`"),
     "bound": (lambda c: c["check"].update(upper_bound=0.018), r"got 0\.018 where 0 of 164"),
     "bound, a little": (lambda c: c["check"].update(upper_bound=c["check"]["upper_bound"] - 1e-9), r"where 0 of 164"),
