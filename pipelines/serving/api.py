@@ -30,7 +30,8 @@ def build_api(service: Service, key: str | None) -> FastAPI:
     Args:
         key: what clients have to show; None lets everybody in.
     """
-    api = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    # a path is spelled right or unknown: a redirect would name whatever host the client says we are
+    api = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     _add_answers(api, service, key)
     _add_pages(api, service, key)
 

@@ -211,6 +211,7 @@ def test_telemetry_comes_on_request_only(post: Post) -> None:
         ("/v1/completions", b"a" * 2001, 413, "body_too_large", "at most 2000 bytes"),
         ("/v1/completions", completion(n=128, prompt=[PROMPT] * 3), 400, None, "at most 288 answers"),
         ("/v1/embeddings", {"input": SECRET}, 404, "unknown_url", "path and method that are served"),
+        ("/v1/completions/", completion(), 404, "unknown_url", "path and method that are served"),
         ("/v1/models", {}, 405, "unknown_url", "path and method that are served"),
     ],
     ids=str,
