@@ -31,7 +31,7 @@ pytestmark = [
 
 STORE = 80_000_000
 
-DEADLINE_SECONDS = 900.0
+DEADLINE_SECONDS = 300.0
 
 
 @pytest.fixture
