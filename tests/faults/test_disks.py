@@ -19,6 +19,7 @@ from tests.faults.moments import watched
 from tests.faults.one_cluster import Commands, commands
 from tests.faults.small_disk import only_root, read_only, small_disk
 from tests.faults.table import row
+from tests.faults.taught import TAUGHT
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
@@ -32,21 +33,12 @@ WATCHED = (
     "pipelines.adapter_scoring:score_adapter",
 )
 
-TAUGHT: dict[str, Any] = {
-    "name": "swept",
-    "data": {"kind": "testbed", "num_people": 12, "num_forget": 2},
-    "model": {
-        "retain_twin": False,
-        "taught": {"hidden_size": 64, "num_layers": 4, "vocab_size": 1024, "epochs": 14, "learning_rate": 0.005},
-    },
+SWEPT: dict[str, Any] = {
+    **TAUGHT,
     "train": {"epochs": 2, "num_workers": 1, "engine": "torch", "report_every": 1},
-    "evaluation": {"max_new_tokens": 6},
-    "calibration": {"mode": "off"},
-    "promotion": {"require_certificate": False},
     "cluster": {"num_cpus": 2, "object_store_mb": 80},
     "sweep": {"space": "gate_threshold", "num_trials": 1, "scheduler": "none"},
 }
-"""A base that knows something: a sweep measures damage against it."""
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +252,7 @@ def no_remedy(_function: object, _reason: str) -> str:
 def test_a_full_disk_in_a_sweep(
     run: Commands, new: Callable[..., Recipe], output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = Recipe.parse({**TAUGHT, "output": str(output)})
+    recipe = Recipe.parse({**SWEPT, "output": str(output)})
     folder = output / "sweeps" / "swept"
     with small_disk(folder, kilobytes=16384) as disk:  # a trial is scored at eleven thresholds
         run.moments.ask("score_adapter", "fill", folder)

@@ -34,6 +34,7 @@ from tests.faults.commands import Started, finished, running
 from tests.faults.holding_still import at, hold, reached
 from tests.faults.injection import CLOCK, Injection
 from tests.faults.table import row
+from tests.faults.taught import TAUGHT
 from tests.pipelines.processes import Ended
 from tune_spaces import SPACES
 
@@ -43,16 +44,8 @@ pytestmark = [
 ]
 
 RECIPE: dict[str, Any] = {
-    "name": "swept",
-    "data": {"kind": "testbed", "num_people": 12, "num_forget": 2},
-    "model": {
-        "retain_twin": False,
-        "taught": {"hidden_size": 64, "num_layers": 4, "vocab_size": 1024, "epochs": 14, "learning_rate": 0.005},
-    },
+    **TAUGHT,
     "train": {"epochs": 2, "num_workers": 1, "engine": "torch", "report_every": 1},
-    "evaluation": {"max_new_tokens": 6},
-    "calibration": {"mode": "off"},
-    "promotion": {"require_certificate": False},
     "cluster": {"num_cpus": 2, "object_store_mb": 80},
     "sweep": {"num_trials": 4, "grace_reports": 1, "reduction_factor": 2, "max_concurrent": 1},
 }

@@ -31,6 +31,7 @@ from tests.faults.injection import Injection
 from tests.faults.outage_site import SECONDS, VERBS, Site, has_exactly, is_recorded, tensors
 from tests.faults.proxy import Act, Asked, proxied
 from tests.faults.table import row
+from tests.faults.taught import TAUGHT
 
 pytestmark = [
     pytest.mark.slow,  # a server and workers start
@@ -41,17 +42,9 @@ pytestmark = [
 
 GROUP = "MLflow"
 
-SWEPT: dict[str, Any] = {  # a sweep needs a base that knows something
-    "name": "swept",
-    "data": {"kind": "testbed", "num_people": 12, "num_forget": 2},
-    "model": {
-        "retain_twin": False,
-        "taught": {"hidden_size": 64, "num_layers": 4, "vocab_size": 1024, "epochs": 14, "learning_rate": 0.005},
-    },
+SWEPT: dict[str, Any] = {
+    **TAUGHT,
     "train": {"epochs": 20, "num_workers": 1, "engine": "torch", "report_every": 5},
-    "evaluation": {"max_new_tokens": 6},
-    "calibration": {"mode": "off"},
-    "promotion": {"require_certificate": False},
     "sweep": {"space": "reft_rank", "num_trials": 2, "searcher": "random", "scheduler": "none"},
 }
 
