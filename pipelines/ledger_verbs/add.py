@@ -16,7 +16,7 @@ from grun.requests import Source
 from pipelines.console import check_writable, note, summary
 from pipelines.fetched_data import fetched_records
 from pipelines.ledger_store import LedgerStore
-from pipelines.ledger_verbs.steps import ledger_step, tell_repeated
+from pipelines.ledger_verbs.steps import entry_row, ledger_step, tell_repeated
 from pipelines.owner import owner
 from pipelines.vault import Vault
 
@@ -67,7 +67,7 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> int:
         f"added request {request.id} to the ledger {recipe.ledger.name}",
         {
             "records": f"{request.source.num_records}, digest {request.source.digest[:12]}",
-            "entry": f"{entry.sequence}, by {entry.by} at {entry.at:%Y-%m-%d %H:%M:%S} UTC, digest {entry.digest[:12]}",
+            "entry": entry_row(entry),
             "text": str(vault.path(request.id)),
         },
         [

@@ -7,7 +7,7 @@ from grun.ledger import LedgerEntry
 from pipelines.cli import next_step
 from pipelines.console import summary
 
-__all__ = ["ask_for_reason", "ask_for_request", "ledger_step", "tell_repeated"]
+__all__ = ["ask_for_reason", "ask_for_request", "entry_row", "ledger_step", "tell_repeated"]
 
 
 def ask_for_request(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,11 @@ def ask_for_reason(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reason", metavar="TEXT", required=True, help="why, for the record")
 
 
+def entry_row(entry: LedgerEntry) -> str:
+    """An entry as a summary shows it: which one, by whom and when."""
+    return f"{entry.sequence}, by {entry.by} at {entry.at:%Y-%m-%d %H:%M:%S} UTC, digest {entry.digest[:12]}"
+
+
 def tell_repeated(entry: LedgerEntry, done: str, again: str) -> int:
     """Say that a command has done its work already, as when it was killed just before its end; returns the exit status.
 
@@ -28,7 +33,7 @@ def tell_repeated(entry: LedgerEntry, done: str, again: str) -> int:
     """
     summary(
         f"request {entry.request_id} was {done} already",
-        {"entry": f"{entry.sequence}, by {entry.by} at {entry.at:%Y-%m-%d %H:%M:%S} UTC, digest {entry.digest[:12]}"},
+        {"entry": entry_row(entry)},
         [ledger_step("list", again, "see all requests")],
     )
     return 0

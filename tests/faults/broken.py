@@ -20,8 +20,8 @@ from tests.faults.injection import environment
 from tests.faults.table import Row, rows
 
 _ROOT = Path(__file__).parents[2]
-_OUTCOME = re.compile(r"^(FAILED|ERROR) (tests/faults/.+?)(?: - .*)?$", re.MULTILINE)
-"""In pytest's summary; an ERROR is a failure of what a test stands on."""
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (tests/faults/.+?)(?: - .*)?$", re.MULTILINE)
+"""Tests that did not pass, in pytest's summary; an ERROR is a failure of what a test stands on."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +40,12 @@ class Together:
         with tempfile.TemporaryDirectory() as folder:
             # a safeguard may be broken "once" for all processes: in a file that is this run's own
             guards = [guard.in_folder(folder) for guard in self.rows[0].broken]
-            command = [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-q",
-                "-rfE",
-                "-p",
-                "no:cacheprovider",
-                "-m",
-                "slow or not slow",
-                *self.tests,
-            ]
+            options = ("-q", "-rfE", "-p", "no:cacheprovider", "-m", "slow or not slow")
+            command = [sys.executable, "-m", "pytest", *options, *self.tests]
             ended = subprocess.run(
                 command, cwd=_ROOT, env={**os.environ, **environment(guards)}, capture_output=True, text=True, check=False
             )
-        failed = {test for _outcome, test in _OUTCOME.findall(ended.stdout)}
+        failed = _FAILED.findall(ended.stdout)
         return [test for test in self.tests if not _is_among(test, failed)], ended.stdout[-3000:]
 
 
