@@ -42,8 +42,6 @@ _HUB_POLL_SECONDS = 5.0
 _VERDICT_SECONDS = 60.0
 """How long workers wait at a rung for what becomes of their trial; Tune may have lost it for good."""
 
-_HUB_STARTS = 3
-
 _CLOSE_SECONDS = 30.0
 
 _LOOK_SECONDS = 5.0
@@ -271,7 +269,9 @@ def open_slots(
     Yields:
         the name of the hub.
     """
-    name, hub = _open_hub(recipe.train.max_failures)
+    name = f"grun-hub-{uuid.uuid4().hex}"
+    hub = cast(Any, ray.remote(TrialHub)).options(name=name, max_concurrency=1000, **_on_head()).remote(recipe.train.max_failures)
+    ray.get(hub.__ray_ready__.remote())  # before that nobody finds it by its name
     config = {**worker_config(recipe, prepared, cache), "every_cut": True, "hub": name}
     slots = _Slots(hub, config, recipe, folder / "slots")
     shutil.rmtree(slots.storage, ignore_errors=True)  # of a command that was killed
@@ -286,21 +286,6 @@ def open_slots(
         for actor in (*slots.holders, hub):
             ray.kill(actor)
         shutil.rmtree(slots.storage, ignore_errors=True)
-
-
-def _open_hub(max_crashes: int) -> tuple[str, Any]:
-    """Start a hub; returns its name, by which it is found from now on, and the actor."""
-    for _ in range(_HUB_STARTS):
-        name = f"grun-hub-{uuid.uuid4().hex}"
-        hub = cast(Any, ray.remote(TrialHub)).options(name=name, max_concurrency=1000, **_on_head()).remote(max_crashes)
-        try:
-            ray.get(hub.__ray_ready__.remote())  # before that nobody finds it by its name
-        except ray.exceptions.ActorDiedError as error:
-            # on a busy machine Ray may take an actor that was just made for one that nobody holds (2.60)
-            died = error
-        else:
-            return name, hub
-    raise died
 
 
 class _Slots:

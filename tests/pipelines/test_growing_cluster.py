@@ -31,14 +31,13 @@ pytestmark = [
 
 STORE = 80_000_000
 
-DEADLINE_SECONDS = 300.0
+DEADLINE_SECONDS = 900.0
 
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """A head without CPUs and one node with one."""
     handler = signal.getsignal(signal.SIGTERM)
-    # whether a cluster asks for a token is remembered by the process: all of a process's clusters have to do as the first
     with mock.patch.dict(os.environ):
         head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args=head)
