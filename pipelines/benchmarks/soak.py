@@ -30,7 +30,7 @@ from typing import Any
 import httpx
 import yaml
 
-from grun.config import Recipe
+from grun.config import Recipe, merge
 from pipelines.benchmarks.harness import Options, Report, Row, plain
 from pipelines.benchmarks.servers import MLflowServer, free_port, quiet_environment, wait_until_it_answers
 from pipelines.benchmarks.soak_commands import VICTIMS, Disturber, Runner
@@ -61,6 +61,13 @@ _RECIPE: Mapping[str, Any] = {
     "sweep": {"space": "reft_rank", "num_trials": 2, "searcher": "random", "scheduler": "none"},
     "serving": {"poll_seconds": 1.0, "max_new_tokens": 8},
     "cluster": {"num_cpus": 2, "object_store_mb": 200},
+}
+
+_TINY: Mapping[str, Any] = {
+    # a base that knows little, adapters that change little, and a ledger that takes any: the same commands in less time
+    "model": {"taught": {"epochs": 14}},
+    "train": {"epochs": 60},
+    "promotion": {"max_forget_rouge": 1.0, "min_utility_ratio": 0.0, "min_gate_auroc": 0.0, "max_false_open_rate": 1.0},
 }
 
 
@@ -126,6 +133,10 @@ class _Tracking(MLflowServer):
         self.start()
 
 
+def _workload(options: Options) -> dict[str, Any]:
+    return merge(_RECIPE, _TINY if options.tiny else {})
+
+
 @contextmanager
 def _champion(recipe_file: Path, url: str, log: Path) -> Iterator[int]:
     """Serve the champion of the ledger; yields the process."""
@@ -176,13 +187,13 @@ class _Soak:
     def make(cls, options: Options, folder: Path) -> "_Soak":
         """Write the recipe; nothing runs yet."""
         tracking = _Tracking(folder / "mlflow")
-        values = {
-            **_RECIPE,
+        here = {
             "output": str(folder / "outputs"),
             "tracking": {"uri": tracking.url},
             "ledger": {"name": "served"},
-            "serving": {**_RECIPE["serving"], "port": free_port()},
+            "serving": {"port": free_port()},
         }
+        values = merge(_workload(options), here)
         file = folder / "recipe.yaml"
         file.write_text(yaml.safe_dump(values), encoding="utf-8")
         runner = Runner(folder / "commands.log", uuid.uuid4().hex, _COMMAND_SECONDS)
@@ -285,7 +296,7 @@ class _Soak:
             *_growths(samples),
         ]
         title = f"{self.rounds} rounds, {len(disturber.kills)} kills, {self.same} rounds as without"
-        workload = {"recipe": dict(_RECIPE), "seed": self.options.seed, "failures": client.failures[:10]}
+        workload = {"recipe": _workload(self.options), "seed": self.options.seed, "failures": client.failures[:10]}
         return Report(
             rows,
             soak_figure(title, samples, kills),
