@@ -12,7 +12,7 @@ A cluster that grows gets more slots.
 import asyncio
 import shutil
 import uuid
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -280,33 +280,47 @@ def open_slots(
         with polling(partial(slots.look, wanted), seconds=_LOOK_SECONDS, name="slots"):
             yield name
         ray.get(hub.close.remote())
-        ray.wait(slots.held, num_returns=len(slots.held), timeout=_CLOSE_SECONDS)
+        slots.close()
     finally:
-        # killing an actor is safe at any time; cancelling a task that is about to end can take the whole process down (Ray 2.60)
-        for actor in (*slots.holders, hub):
-            ray.kill(actor)
-        shutil.rmtree(slots.storage, ignore_errors=True)
+        slots.end()
+        ray.kill(hub)
+
+
+@dataclass
+class _Slot:
+    """A slot that is open."""
+
+    holder: Any
+    """The actor that leads it."""
+    run: Any
+    """Of the holder; ends when the slot's Ray Train run has."""
+    losses: int = 0
+
+    @property
+    def error(self) -> BaseException | None:
+        """What took it down; None while it is up, and where it was sent home."""
+        ended, _going_on = ray.wait([self.run], timeout=0)
+        try:
+            ray.get(ended)
+        except Exception as error:  # noqa: BLE001 - whatever ended it, the slot is down
+            return error
+        return None
 
 
 class _Slots:
-    """The slots that are open, each held by an actor of its own."""
+    """The slots that are open, each led by an actor of its own."""
 
     def __init__(self, hub: Any, config: Mapping[str, Any], recipe: Recipe, storage: Path) -> None:
         self.config = config
         self.recipe = recipe
         self.storage = storage
         self.hub = hub
-        self.holders: list[Any] = []
-        self.held: list[Any] = []
-        """By slot, what ends when its run has."""
-        self.losses: Counter[int] = Counter()
+        self.slots: list[_Slot] = []
 
     def open(self, total: int) -> None:
         """Open slots until there are so many."""
-        for slot in range(len(self.holders), total):
-            holder, held = self._hold(slot)
-            self.holders.append(holder)
-            self.held.append(held)
+        while len(self.slots) < total:
+            self.slots.append(self._start(len(self.slots)))
 
     def look(self, wanted: Callable[[], int] | None) -> None:
         """Mend what is broken, and open what is wanted by now."""
@@ -318,24 +332,35 @@ class _Slots:
 
     def mend(self) -> None:
         """Open those again whose holder or controller was killed; what one was training goes back in line when its workers start."""
-        ended, _going_on = ray.wait(self.held, num_returns=len(self.held), timeout=0)
-        for slot in (self.held.index(held) for held in ended):
-            if (error := _error_of(self.held[slot])) is None:  # it was sent home
+        for number, slot in enumerate(self.slots):
+            if (error := slot.error) is None:
                 continue
-            self.losses[slot] += 1
-            if self.losses[slot] > _MAX_LOSSES:
-                reason = f"a slot must stay up, got slot {slot} down for the {self.losses[slot]}th time: {error}"
+            slot.losses += 1
+            if slot.losses > _MAX_LOSSES:
+                reason = f"a slot must stay up, got slot {number} down for the {slot.losses}th time: {error}"
                 ray.get(self.hub.refuse.remote(reason))
                 continue
-            note(f"slot {slot} lost the process that leads its workers, which was killed or crashed, and is opened again")
-            ray.kill(self.holders[slot])
-            self.holders[slot], self.held[slot] = self._hold(slot)
+            note(f"slot {number} lost the process that leads its workers, which was killed or crashed, and is opened again")
+            ray.kill(slot.holder)
+            self.slots[number] = self._start(number, slot.losses)
 
-    def _hold(self, slot: int) -> tuple[Any, Any]:
+    def close(self) -> None:
+        """Wait until they have gone home, a while."""
+        ray.wait([slot.run for slot in self.slots], num_returns=len(self.slots), timeout=_CLOSE_SECONDS)
+
+    def end(self) -> None:
+        """End what is left of them."""
+        # killing an actor is safe at any time; cancelling a task that is about to end can take the whole process down (Ray 2.60)
+        for slot in self.slots:
+            ray.kill(slot.holder)
+        shutil.rmtree(self.storage, ignore_errors=True)
+
+    def _start(self, number: int, losses: int = 0) -> _Slot:
         holder = cast(Any, ray.remote(_SlotHolder)).options(**_on_head()).remote()
         # the hub's name makes the runs of a continued sweep new ones: what a slot held is in the folders of its trials
-        name = f"{self.config['hub']}-{slot}-{self.losses[slot]}"
-        return holder, holder.hold.remote({**self.config, "slot": slot}, self.recipe, name, self.storage / str(slot))
+        name = f"{self.config['hub']}-{number}-{losses}"
+        run = holder.hold.remote({**self.config, "slot": number}, self.recipe, name, self.storage / str(number))
+        return _Slot(holder, run, losses)
 
 
 class _SlotHolder:
@@ -348,11 +373,3 @@ class _SlotHolder:
         )
         free_group(storage)
         trainer.fit()
-
-
-def _error_of(held: Any) -> BaseException | None:
-    try:
-        ray.get(held)
-    except Exception as error:  # noqa: BLE001 - whatever ended it, the slot is down
-        return error
-    return None
