@@ -25,13 +25,10 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "'\\w+' deprecated - use", DeprecationWarning)
     from grun.lm import BaseInfo, FrozenLM, freeze
 
-# Ray reads its token once a process, and would write one into the home of whoever runs the tests. A local cluster asks for it
-# unless told otherwise, and this process remembers that for good: all others that it starts have to ask as well, or their head
-# fails to reach this process, and takes its actors for ones that nobody holds
+# Ray reads its token once a process, and would write one into the home of whoever runs the tests
 _token = Path(tempfile.mkdtemp(prefix="grun-tests-")) / "ray_token"
 _token.write_text("0123456789abcdef" * 2, encoding="utf-8")
 os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(_token))
-os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 torch.set_num_threads(1)
 # the same examples on every run, on machines of any speed

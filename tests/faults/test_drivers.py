@@ -6,7 +6,6 @@ driver    the sweep's own process, while a trial's record is half written; the c
 trial     the process in which Tune runs a trial, with a report in its hands
 """
 
-import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -14,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import psutil
 import pytest
@@ -30,6 +28,7 @@ from pipelines.journal import read_entries
 from pipelines.sweep_record import TrialRecord, read_trials
 from pipelines.sweep_search import study_of
 from pipelines.tracking import Tracker
+from tests.clusters import running_cluster
 from tests.faults.commands import Started, finished, running
 from tests.faults.holding_still import at, hold, reached
 from tests.faults.injection import CLOCK, Injection
@@ -259,14 +258,8 @@ def test_a_clock_that_jumps_changes_nothing(straight: Sweep, wounded: Sweep) -> 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """A cluster that is there before and after the command."""
-    handler = signal.getsignal(signal.SIGTERM)
-    with mock.patch.dict(os.environ):
-        head = {"num_cpus": 2, "object_store_memory": 80_000_000, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
+    with running_cluster(num_cpus=2) as cluster:
         yield cluster
-        ray.shutdown()
-        cluster.shutdown()
-    signal.signal(signal.SIGTERM, handler)
 
 
 @row(

@@ -1,10 +1,8 @@
 """A node that is taken away under a trial, and given back: real raylets on this machine beside a head without CPUs."""
 
 import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from unittest import mock
 
 import pytest
 from ray.cluster_utils import Cluster
@@ -17,6 +15,7 @@ from pipelines.prepare import prepare
 from pipelines.prepared import plan
 from pipelines.slots import open_slots, train_on_slot
 from pipelines.trainer import read_outcome
+from tests.clusters import STORE, running_cluster
 from tests.faults.injection import Injection
 from tests.faults.table import row
 
@@ -26,21 +25,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
 ]
 
-STORE = 80_000_000
-
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """A head without CPUs."""
-    handler = signal.getsignal(signal.SIGTERM)
-    with mock.patch.dict(os.environ):
-        cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
-        )
+    with running_cluster(num_cpus=0) as cluster:
         os.environ["RAY_ADDRESS"] = cluster.address
         yield cluster
-        cluster.shutdown()
-    signal.signal(signal.SIGTERM, handler)
 
 
 @row(

@@ -1,12 +1,10 @@
 """A sweep on several nodes, which are real raylets on this machine beside a head without CPUs: who does what, and a node that joins."""
 
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import ray
@@ -22,6 +20,7 @@ from pipelines.prepare import prepare
 from pipelines.prepared import plan
 from pipelines.slots import open_slots, train_on_slot
 from pipelines.trainer import TrainOutcome, read_outcome
+from tests.clusters import STORE, running_cluster
 
 pytestmark = [
     pytest.mark.slow,  # workers start, and import DeepSpeed
@@ -29,23 +28,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
 ]
 
-STORE = 80_000_000
-
 DEADLINE_SECONDS = 900.0
 
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """A head without CPUs and one node with one."""
-    handler = signal.getsignal(signal.SIGTERM)
-    with mock.patch.dict(os.environ):
-        head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
+    with running_cluster(num_cpus=0) as cluster:
         cluster.add_node(num_cpus=1, object_store_memory=STORE)
         os.environ["RAY_ADDRESS"] = cluster.address
         yield cluster
-        cluster.shutdown()
-    signal.signal(signal.SIGTERM, handler)
 
 
 def num_cpus() -> int:

@@ -1,21 +1,18 @@
 """Shared caches on a real Ray cluster of two nodes, a real S3 server, and no folder in common but the output."""
 
 import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from unittest import mock
 
 import pytest
-import ray
 import torch
-from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 
 from grun.config import Recipe
 from pipelines import train
 from pipelines.node_copies import copies_left, sweep_nodes
 from pipelines.shared_caches import SharedCaches
+from tests.clusters import STORE, running_cluster
 from tests.pipelines.s3_server import S3Server
 
 pytestmark = [
@@ -29,19 +26,13 @@ pytestmark = [
 def nodes(tmp_path: Path, s3: S3Server) -> Iterator[list[Path]]:
     """Two nodes of one CPU each, with temporary folders of their own: what they have in common they get from the bucket."""
     folders = [tmp_path / name for name in ("node0", "node1")]
-    handler = signal.getsignal(signal.SIGTERM)
-    cluster = Cluster()
-    try:
+    with running_cluster() as cluster:
         for folder in folders:
             folder.mkdir()
             environment = {**s3.environment, "TMPDIR": str(folder)}
-            cluster.add_node(num_cpus=1, object_store_memory=80 * 10**6, include_dashboard=False, env_vars=environment)
-        with mock.patch.dict(os.environ, {"RAY_ADDRESS": cluster.address}):
-            yield folders
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-        signal.signal(signal.SIGTERM, handler)
+            cluster.add_node(num_cpus=1, object_store_memory=STORE, include_dashboard=False, env_vars=environment)
+        os.environ["RAY_ADDRESS"] = cluster.address
+        yield folders
 
 
 def test_a_bucket_gives_every_node_its_cache_and_who_comes_later_what_was_built(
