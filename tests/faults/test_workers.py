@@ -153,8 +153,8 @@ def stopped_on_a_slot(straight: Run, arms: Arms, name: str) -> Iterator[tuple[Ru
     trial.folder.mkdir(parents=True)
     cache = ensure_cache(recipe, prepared, [recipe])
     with (
+        ThreadPoolExecutor(1) as pool,  # outermost, as reports that never end do so with the slots
         open_slots(recipe, prepared, cache, recipe.output / f"sweep-{name}", 1) as hub,
-        ThreadPoolExecutor(1) as pool,
         arms.armed("stop 0", "stop 1"),
     ):
         reports = pool.submit(lambda: [report["step"] for report in train_on_slot(hub, name, recipe, trial.folder)])
