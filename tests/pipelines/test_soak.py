@@ -57,7 +57,7 @@ def test_what_is_left_of_a_command_is_found_and_ended(runner: Runner) -> None:
     assert runner.left(seconds=0.1) == []
 
 
-@pytest.mark.soak  # a round of commands left alone, and one with kills
+@pytest.mark.slow  # a round of commands left alone, and one with kills
 def test_a_round_with_kills_leaves_what_one_without_leaves(run_benchmark: Callable[..., dict[str, Any]]) -> None:
     rows = run_benchmark("soak", "--minutes", "0", "--seed", "1")
     values = {name: row["value"] for name, row in rows.items()}
