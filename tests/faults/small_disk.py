@@ -37,13 +37,18 @@ class SmallDisk:
 
     folder: Path
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether it was filled, and not freed since."""
+        return (self.folder / _BALLAST).exists()
+
     def fill(self) -> None:
         """Leave no block of it."""
         fill(self.folder)
 
     def free(self) -> None:
-        """Do what the message asks for."""
-        (self.folder / _BALLAST).unlink()
+        """Do what the message asks for; nothing where it was done."""
+        (self.folder / _BALLAST).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from pipelines.tracking import Tracker, flatten
 from tests.faults.injection import Injection
 from tests.faults.outage_site import SECONDS, VERBS, Site, has_exactly, is_recorded, tensors
 from tests.faults.proxy import Act, Asked, proxied
+from tests.faults.small_disk import SmallDisk
 from tests.faults.table import row
 from tests.faults.taught import TAUGHT
 
@@ -320,16 +321,16 @@ def test_a_server_whose_disk_is_full(site: Site, healthy: Recipe, tmp_path: Path
         MLflowServer(disk, within=("unshare", "-m", "sh", "-c", script, str(disk))).running() as small,
         proxied(small) as proxy,
     ):
-        ballast = Path(f"/proc/{small.pid}/root{disk}/ballast")  # the test sees the disk as the server does
+        full = SmallDisk(Path(f"/proc/{small.pid}/root{disk}"))  # as the server sees it
         recipe = site.recipe("full", tracking={"uri": proxy.uri})
         outcome = train.run_folder(recipe) / OUTCOME_FILE
         refused: list[bool] = []
 
         def rule(asked: Asked) -> Act:
-            if asked.has_metrics and not refused and not ballast.exists():
-                fill(ballast)
+            if asked.has_metrics and not refused and not full.is_filled:
+                full.fill()
             elif len(refused) >= 5 and outcome.is_file():
-                ballast.unlink(missing_ok=True)
+                full.free()
             return "pass"
 
         def count(_asked: Asked, status: int) -> None:
@@ -341,15 +342,6 @@ def test_a_server_whose_disk_is_full(site: Site, healthy: Recipe, tmp_path: Path
         assert refused[0] is False
         is_recorded(replace(site, server=small, proxy=proxy), recipe)
     assert tensors(train.run_folder(recipe)) == tensors(train.run_folder(healthy))
-
-
-def fill(path: Path) -> None:
-    """Fill the disk to its last byte."""
-    with path.open("wb", buffering=0) as file, suppress(OSError):
-        for size in (2**16, 1):
-            with suppress(OSError):
-                while file.write(b"\0" * size):
-                    pass
 
 
 @row(
