@@ -13,12 +13,12 @@ from mlflow.entities import Run
 
 from grun.config import Recipe
 from pipelines import patience, promote, recording, sweep, sweep_tracking, train
+from pipelines.benchmarks.proxy import Proxy, proxied
 from pipelines.benchmarks.servers import MLflowServer
 from pipelines.registry import CANDIDATE, Registry
 from pipelines.running import run_command
 from pipelines.tracking import Tracker, flatten
 from pipelines.trainer import deciding_settings
-from tests.faults.proxy import Proxy, proxied
 from tests.pipelines.conftest import MakeRecipe
 from tests.pipelines.runs import on_a_cluster
 

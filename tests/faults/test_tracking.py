@@ -22,6 +22,7 @@ from grun.adapters import read_card
 from grun.config import Recipe
 from grun.errors import OutageError
 from pipelines import sweep, train
+from pipelines.benchmarks.proxy import Act, Asked, proxied
 from pipelines.benchmarks.servers import MLflowServer, free_port
 from pipelines.entry import OUTCOME_FILE
 from pipelines.registry import CANDIDATE, CHAMPION, Registry, Verdict
@@ -29,7 +30,6 @@ from pipelines.sweep_record import read_trials
 from pipelines.tracking import Tracker, flatten
 from tests.faults.injection import Injection
 from tests.faults.outage_site import SECONDS, VERBS, Site, has_exactly, is_recorded, tensors
-from tests.faults.proxy import Act, Asked, proxied
 from tests.faults.small_disk import SmallDisk
 from tests.faults.table import row
 from tests.faults.taught import TAUGHT
