@@ -19,6 +19,8 @@ __all__ = ["Started", "finished", "running"]
 _ROOT = Path(__file__).parents[2]
 _MARK = "FAULT_TEST_COMMAND"
 _SECONDS = 900
+_ASKED = 120
+"""Times that a command is interrupted before it counts as one that does not answer."""
 
 
 class Started:
@@ -53,7 +55,7 @@ class Started:
 
     def interrupted_until_it_ends(self) -> Ended:
         """Ctrl-C again and again, as somebody does who is not answered."""
-        for _ in range(_SECONDS):
+        for _ in range(_ASKED):
             self.interrupt()
             try:  # two signals that arrive at once are one
                 return self.ended(seconds=1)
