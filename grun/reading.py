@@ -27,6 +27,7 @@ __all__ = [
     "cut",
     "digest_file",
     "named",
+    "open_plain",
     "parse_json",
     "parse_yaml",
     "read_bytes",
@@ -106,15 +107,23 @@ def read_bytes(path: Path, *, limit: int, owned: bool = False) -> bytes:
         OSError: it cannot be read.
         MalformedError: it is too large, or no plain file.
     """
-    with _opened(path, owned=owned) as file:
+    with open_plain(path, owned=owned) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise MalformedError(f"{size} bytes, and at most {limit} make sense here")
         return file.read(limit)
 
 
-def _opened(path: Path, *, owned: bool) -> BufferedReader:
-    """Open a plain file."""
+def open_plain(path: Path, *, owned: bool = False) -> BufferedReader:
+    """Open a plain file to read its bytes.
+
+    Args:
+        owned: as for :func:`read_bytes`.
+
+    Raises:
+        OSError: it cannot be opened.
+        MalformedError: it is no plain file.
+    """
     try:
         # without O_NONBLOCK, opening a pipe waits for whoever writes it, for ever
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (os.O_NOFOLLOW if owned else 0))
@@ -147,7 +156,7 @@ def digest_file(path: Path, *, owned: bool = False) -> str:
         OSError: it cannot be read.
         MalformedError: it is no plain file.
     """
-    with _opened(path, owned=owned) as file:
+    with open_plain(path, owned=owned) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -158,7 +167,7 @@ def check_tensor_file(path: Path, *, owned: bool = False) -> None:
         OSError: it cannot be read.
         MalformedError: the header is longer than the file, or than headers of ours.
     """
-    with _opened(path, owned=owned) as file:
+    with open_plain(path, owned=owned) as file:
         length = int.from_bytes(file.read(8), "little")
         size = os.fstat(file.fileno()).st_size
     if length > min(_MAX_TENSOR_HEADER, size - 8):

@@ -46,7 +46,7 @@ from pipelines.sweep_search import TrialSearch, num_trials
 from pipelines.sweep_tracking import following_trials
 from pipelines.sweep_trial import TrialContext, make_trial, validating
 from pipelines.tracking import Tracker
-from pipelines.trainer import claim_folder, deciding_settings, run_beside_signals, total_steps
+from pipelines.trainer import claim_folder, deciding_settings, has_ended, run_beside_signals, total_steps
 from tune_spaces import Space, apply_point, find_space
 
 __all__ = ["check_utility", "main", "sweep", "sweep_folder", "warm_slots"]
@@ -81,8 +81,7 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
 def _sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) -> tuple[SweepOutcome, int]:
     folder = sweep_folder(recipe)
     claim_folder(folder, recipe, sections=_SECTIONS)
-    for said in mend_trials(folder):
-        note(said)
+    _mend(folder)
     cache = ensure_cache(recipe, prepared, space.variants(recipe), evaluates=True)
     context = TrialContext(recipe, prepared, folder, space.thresholds, cache)
     done, count = sum(record.done for record in read_trials(folder)), num_trials(recipe, space)
@@ -124,6 +123,16 @@ def _sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) -
         publish(tracker, run_id, recipe, space, outcome, folder)
         version = register(tracker, recipe, run_id, adapter, outcome.flags)
     return outcome, version
+
+
+def _mend(folder: Path) -> None:
+    """Mend the records of trials that are damaged, and have those go on again whose outcome or adapter is."""
+    for said in mend_trials(folder):
+        note(said)
+    for record in read_trials(folder):
+        trial = folder / "trials" / record.trial_id
+        if record.done and record.failure is None and not has_ended(trial):
+            record.model_copy(update={"done": False}).write(trial)
 
 
 def _with_certificate(outcome: SweepOutcome, certificate: Certificate | None) -> SweepOutcome:

@@ -11,8 +11,9 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
+from grun.adapters import read_card
 from grun.config import Recipe
-from grun.errors import ConfigError, TrainingError
+from grun.errors import AdapterError, ConfigError, TrainingError
 from grun.reading import MalformedError, read_text, reason_of, shown
 from grun.training.health import GateValues, gate_flags
 from grun.writing import seal, telling, unseal, write_text
@@ -172,20 +173,23 @@ def train_on_ray(
 def has_ended(folder: Path) -> bool:
     """Whether a training run has ended, well or badly.
 
-    An outcome that is not as it was written is deleted: the last checkpoint makes it once more, in no step at all.
+    An outcome that is not as it was written, or whose adapter is not, is deleted: the last checkpoint makes both once more, in no
+    step at all.
     """
     path = folder / OUTCOME_FILE
     if not path.is_file():
         return False
     try:
-        _parse_outcome(folder)
+        read_card(_parse_outcome(folder).adapter)
+    except AdapterError as error:
+        damaged = f"the adapter of {str(folder)!r} is damaged ({error})"
     except (OSError, ValueError, TypeError) as error:
-        note(
-            f"{str(path)!r} is not as it was written ({reason_of(error)}) and is deleted; it is made anew from the last checkpoint"
-        )
-        path.unlink()
-        return False
-    return True
+        damaged = f"{str(path)!r} is not as it was written ({reason_of(error)}) and is deleted"
+    else:
+        return True
+    note(f"{damaged}; it is made anew from the last checkpoint")
+    path.unlink()
+    return False
 
 
 def read_outcome(folder: Path) -> TrainOutcome:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grun.errors import DataError, near_miss
-from grun.reading import MalformedError, check_text, parse_json, reason_of, shown
+from grun.reading import MalformedError, check_text, open_plain, parse_json, reason_of, shown
 
 __all__ = ["QARecord", "Record", "TextRecord", "digest_records", "parse_record", "read_jsonl", "read_lines", "to_json"]
 
@@ -174,7 +174,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
         DataError: the file cannot be read, is not UTF-8, or a line is malformed or endless.
     """
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             start = 0
             for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), start=1):
                 yield f"{path}:{number}", _parse_line(line, f"{path}:{number}", path, start)

@@ -1,6 +1,7 @@
 """Records: what is read, what is refused and how it is said, and what makes two records the same."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,7 +91,10 @@ def test_bad_line_is_named_by_file_and_number(write: Write, line: str, message: 
 def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"must be readable, got '.*nowhere.jsonl' \(No such file or directory\); check the path"):
         read_jsonl(tmp_path / "nowhere.jsonl")
-    with pytest.raises(DataError, match=r"must be readable, got .* \(Is a directory\)"):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match=r"must be readable, got .*pipe' \(no plain file\)"):  # instead of waiting for a writer
+        read_jsonl(tmp_path / "pipe")
+    with pytest.raises(DataError, match=r"must be readable, got .* \(no plain file\)"):
         read_jsonl(tmp_path)
     latin = tmp_path / "latin.jsonl"
     latin.write_bytes('{"text": "Zoë"}'.encode("latin-1"))

@@ -197,7 +197,15 @@ def same(_function: object, _values: object) -> str:
     broken=Injection("grun.writing:_digest", "replace", always=True, by="tests.faults.test_damage:same"),
 )
 def test_a_damaged_outcome(tmp_path: Path) -> None:
-    path = tmp_path / "outcome.json"
+    path = outcome_file(tmp_path)
+    check(Kept((path,), lambda: read_outcome(tmp_path), path))
+    path.write_bytes(path.read_bytes().replace(b"6", b"7", 1))
+    assert not has_ended(tmp_path)
+    assert not path.exists()
+
+
+def outcome_file(folder: Path) -> Path:
+    """The outcome of a run that has ended well."""
     values = {
         "steps": 6,
         "total_steps": 6,
@@ -206,11 +214,33 @@ def test_a_damaged_outcome(tmp_path: Path) -> None:
         "flags": {},
         "gate_values": {"forget": [0.25]},
     }
-    write_text(path, seal(values))
-    check(Kept((path,), lambda: read_outcome(tmp_path), path))
-    path.write_bytes(path.read_bytes().replace(b"6", b"7", 1))
+    write_text(folder / "outcome.json", seal(values))
+    return folder / "outcome.json"
+
+
+@row(
+    "damage",
+    "the adapter of a run or trial that has ended is gone, truncated or has a flipped bit",
+    where="train and sweep, when they are run again",
+    sees="`the adapter of '...' is damaged (...); it is made anew from the last checkpoint`",
+    broken=Injection("pipelines.trainer:read_card", "skip", always=True),
+)
+def test_a_damaged_adapter_of_a_run_that_has_ended(
+    adapter_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome_file(tmp_path)
+    assert has_ended(tmp_path)
+    for path in sorted(adapter_folder.iterdir()):
+        content = path.read_bytes()
+        for how, damaged in damages(content.rstrip(b"\n"), seed=0):
+            path.write_bytes(damaged)
+            assert not has_ended(tmp_path), f"{path.name} {how}"
+            assert f"the adapter of {str(tmp_path)!r} is damaged" in capsys.readouterr().err
+            outcome_file(tmp_path)
+        path.write_bytes(content)
+        assert has_ended(tmp_path)
+    shutil.rmtree(adapter_folder)
     assert not has_ended(tmp_path)
-    assert not path.exists()
 
 
 @row(

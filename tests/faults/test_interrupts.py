@@ -30,7 +30,6 @@ STAGES = {
     "registering": ("train", "pipelines.registry:Registry.register_candidate"),
     "evaluating": ("evaluate", "pipelines.adapter_scoring:score_adapter"),
     "promoting": ("promote", "grun.promotion:PromotionPolicy.decide"),
-    "importing": ("sweep", "tune_spaces.space:choice"),
     "sweeping": ("sweep", "pipelines.worker:append_entry"),
     "scoring": ("sweep", "pipelines.sweep_trial:_score"),
 }
@@ -112,6 +111,24 @@ def test_the_first_finishes_tidily(story: Story, stage: str) -> None:
     last = story.last[STAGES[stage][0]]
     assert last.status in (0, 3), last.err
     assert "Traceback" not in last.err
+
+
+@row(
+    "interruptions",
+    "Ctrl-C while importing",
+    where="`sweep`",
+    sees="how to continue, status 130; nothing was begun",
+    broken=Injection("pipelines.first:os._exit", "skip", always=True),
+)
+def test_nothing_has_begun_yet(tmp_path: Path) -> None:
+    place, variables = at("tune_spaces.space:choice", tmp_path)
+    with running("sweep", *options(tmp_path / "outputs"), injections=[place], **variables) as started:
+        reached(started, variables)
+        started.interrupt()
+        ended = started.ended()
+    assert ended.status == 130
+    assert ended.err == f"{CONTINUES}\n"
+    assert not (tmp_path / "outputs").exists()
 
 
 def stuck(*_arguments: Any, **_named: Any) -> None:
