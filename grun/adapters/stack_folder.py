@@ -30,7 +30,7 @@ from grun.adapters.folder import (
 )
 from grun.adapters.placing import put_folder
 from grun.config import CompositionConfig, Config
-from grun.config.ledger import NAME_PATTERN
+from grun.config.base import NAME_PATTERN
 from grun.errors import AdapterError
 from grun.interventions import AdapterStack, StackMember
 from grun.lm import BaseInfo, FrozenLM

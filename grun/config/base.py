@@ -7,12 +7,35 @@ from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from grun.errors import ConfigError, near_miss
 from grun.reading import cut, shown
 
-__all__ = ["Config", "Count", "InsidePath", "PathOrUri", "StorageUri", "explain", "field_names", "is_uri"]
+__all__ = [
+    "MODEL_PATTERN",
+    "NAME_PATTERN",
+    "Config",
+    "Count",
+    "InsidePath",
+    "PathOrUri",
+    "StorageUri",
+    "explain",
+    "field_names",
+    "is_uri",
+]
 
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+"""What names of runs, requests and ledgers are made of: they become parts of file, run and model names."""
+
+MODEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,199}$"
+"""What names of registered models are made of: MLflow takes no more of them, and the server names folders after them."""
+
+_IN_WORDS: Mapping[str, str] = {
+    NAME_PATTERN: "must be 1 to 63 letters, digits, `_`, `.` or `-`, the first a letter or digit",
+    MODEL_PATTERN: "must be 1 to 200 letters, digits, `_`, `.`, `-` or spaces, the first a letter or digit",
+}
 
 _MAX_FINDINGS, _MAX_RULE = 20, 500
 """How much of what is wrong a message names, and characters of each rule."""
@@ -96,6 +119,13 @@ def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
+def _rule(item: ErrorDetails) -> str:
+    """What a value must be, in our words and not in pydantic's."""
+    if item["type"] == "string_pattern_mismatch" and (words := _IN_WORDS.get(item["ctx"]["pattern"])) is not None:
+        return words
+    return re.sub(r"^(Input|List|String|Tuple|Value) should ", "must ", item["msg"].removeprefix("Value error, "))
+
+
 def explain(error: ValidationError, root: type[BaseModel], *, where: str, what: str = "recipe") -> ConfigError:
     """Turn a validation error into one message: the path, the rule, the value, and the near miss of an unknown key."""
     lines = []
@@ -109,7 +139,7 @@ def explain(error: ValidationError, root: type[BaseModel], *, where: str, what: 
             continue
         value = item.get("input")
         got = "" if isinstance(value, Mapping) else f", got {shown(value)}"
-        message = cut(item["msg"].removeprefix("Value error, "), _MAX_RULE)
+        message = cut(_rule(item), _MAX_RULE)
         lines.append(f"`{path}`: {message}{'' if 'got' in message else got}" if path else message)
     left = len(lines) - _MAX_FINDINGS
     more = [f"and {left} more"] if left > 0 else []

@@ -4,16 +4,10 @@ from pathlib import Path
 
 from pydantic import Field, PositiveInt
 
-from grun.config.base import Config
+from grun.config.base import NAME_PATTERN, Config
 from grun.config.composition import CompositionConfig, SumConfig
 
-__all__ = ["MODEL_PATTERN", "NAME_PATTERN", "LedgerConfig"]
-
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
-"""What names of runs, requests and ledgers are made of: they become parts of file, run and model names."""
-
-MODEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,199}$"
-"""What names of registered models are made of: MLflow takes no more of them, and the server names folders after them."""
+__all__ = ["LedgerConfig"]
 
 
 class LedgerConfig(Config):

@@ -8,13 +8,13 @@ from typing import Any, Self
 from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from grun.config.adapter import AdapterConfig
-from grun.config.base import Config, explain
+from grun.config.base import NAME_PATTERN, Config, explain
 from grun.config.cache import CacheConfig
 from grun.config.calibration import CalibrationConfig
 from grun.config.cluster import ClusterConfig
 from grun.config.data import DataConfig, PromptConfig, TestbedData
 from grun.config.evaluation import EvaluationConfig, PromotionConfig
-from grun.config.ledger import NAME_PATTERN, LedgerConfig
+from grun.config.ledger import LedgerConfig
 from grun.config.model import ModelConfig
 from grun.config.objective import ObjectiveConfig
 from grun.config.serving import ServingConfig

@@ -2,8 +2,7 @@
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from grun.config.base import Config
-from grun.config.ledger import MODEL_PATTERN
+from grun.config.base import MODEL_PATTERN, Config
 
 __all__ = ["ServingConfig"]
 

@@ -13,8 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, AwareDatetime, Field, NonNegativeFloat, ValidationError
 
 from grun.certificate import Certificate
-from grun.config.base import Config, explain
-from grun.config.ledger import NAME_PATTERN
+from grun.config.base import NAME_PATTERN, Config, explain
 from grun.errors import LedgerError
 from grun.reading import shown
 from grun.requests import Source

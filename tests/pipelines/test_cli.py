@@ -126,7 +126,7 @@ class TestValues:
     def test_what_yaml_cannot_read_is_told_as_it_was_typed(self, option: str, value: str) -> None:
         with pytest.raises(ConfigError) as caught:
             recipe(f"--{option}", value)
-        assert f"`{option}`: Input should be a valid" in str(caught.value)
+        assert f"`{option}`: must be a valid" in str(caught.value)
         assert f"got {value!r}" in str(caught.value)
 
 

@@ -297,8 +297,8 @@ class TestPromise:
         assert "at least 29 records" in run(verb, *options, "--calibration.alpha", "0.1").message
 
     def test_a_promise_of_nothing_or_of_everything(self, run: Verb) -> None:
-        assert "`calibration.alpha`: Input should be greater than 0, got 0" in run("train", "--calibration.alpha", "0").message
-        assert "`calibration.delta`: Input should be less than 1, got 1" in run("train", "--calibration.delta", "1").message
+        assert "`calibration.alpha`: must be greater than 0, got 0" in run("train", "--calibration.alpha", "0").message
+        assert "`calibration.delta`: must be less than 1, got 1" in run("train", "--calibration.delta", "1").message
 
 
 class TestCluster:

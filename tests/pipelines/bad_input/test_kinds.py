@@ -79,19 +79,17 @@ KINDS = (
     recipe("unknown key", "adapter: {rnak: 4}\n", "unknown key `rnak` in adapter (did you mean `rank`?)"),
     recipe("key that is a number", "1: 2\n", "Keys should be strings"),
     recipe("word in place of a number", "train: {epochs: many}\n", "`train.epochs`: ", "got 'many'"),
-    recipe("date in place of a number", "seed: 2026-11-28\n", "`seed`: Input should be a valid integer"),
-    recipe(
-        "number that is none", "train: {learning_rate: .nan}\n", "`train.learning_rate`: Input should be a finite number, got nan"
-    ),
+    recipe("date in place of a number", "seed: 2026-11-28\n", "`seed`: must be a valid integer"),
+    recipe("number that is none", "train: {learning_rate: .nan}\n", "`train.learning_rate`: must be a finite number, got nan"),
     recipe("number without end", f"seed: {'9' * 5000}\n", "a recipe must be YAML", "integer"),
     recipe("number of too many bits", f"seed: {'9' * 400}\n", "an integer of 1329 bits, and none has more than 1024"),
-    recipe("negative count", "train: {batch_size: -4}\n", "`train.batch_size`: Input should be greater than 0, got -4"),
-    recipe("share above one", "data: {holdout_frac: 2}\n", "holdout_frac`: Input should be less than 1, got 2"),
+    recipe("negative count", "train: {batch_size: -4}\n", "`train.batch_size`: must be greater than 0, got -4"),
+    recipe("share above one", "data: {holdout_frac: 2}\n", "holdout_frac`: must be less than 1, got 2"),
     recipe("unknown kind", "objective: {forget: {kind: npoo}}\n", "`objective.forget`: ", "'npo'"),
-    recipe("id that climbs", "request: {id: ../../etc}\n", "`request.id`: String should match pattern", "got '../../etc'"),
-    recipe("name that is a path", "name: /tmp/x\n", "`name`: String should match pattern"),
-    recipe("name with a line break", 'name: "a\\n"\n', "`name`: String should match pattern"),
-    recipe("name of a ledger that hides", "ledger: {name: .hidden}\n", "`ledger.name`: String should match pattern"),
+    recipe("id that climbs", "request: {id: ../../etc}\n", "`request.id`: must be 1 to 63 letters", "got '../../etc'"),
+    recipe("name that is a path", "name: /tmp/x\n", "`name`: must be 1 to 63 letters"),
+    recipe("name with a line break", 'name: "a\\n"\n', "`name`: must be 1 to 63 letters"),
+    recipe("name of a ledger that hides", "ledger: {name: .hidden}\n", "`ledger.name`: must be 1 to 63 letters"),
     recipe(
         "file that climbs",
         "data: {kind: jsonl, path: x, forget: ../forget.jsonl}\n",
@@ -109,15 +107,15 @@ KINDS = (
         "zero byte in a file", 'data: {kind: jsonl, path: x, forget: "a\\0b"}\n', "`data.forget` must hold no control characters"
     ),
     recipe(
-        "model name that climbs", "serving: {registered_model: ../x}\n", "`serving.registered_model`: String should match pattern"
+        "model name that climbs", "serving: {registered_model: ../x}\n", "`serving.registered_model`: must be 1 to 200 letters"
     ),
     recipe(
         "model name that is a path",
         "tracking: {registered_model: a/b}\n",
-        "`tracking.registered_model`: String should match pattern",
+        "`tracking.registered_model`: must be 1 to 200 letters",
     ),
     recipe("layers out of order", "adapter: {layers: [3, 1]}\n", "`layers` must be strictly increasing, got (3, 1); sort it"),
-    recipe("no layers", "adapter: {layers: []}\n", "`adapter.layers`: Tuple should have at least 1 item"),
+    recipe("no layers", "adapter: {layers: []}\n", "`adapter.layers`: must have at least 1 item"),
     # the command line and the environment
     options(
         "unknown option",
@@ -131,7 +129,7 @@ KINDS = (
         "--data.num_people 20 --data.kind jsonl --data.path x",
         "is a field of kind testbed, got it with kind jsonl",
     ),
-    options("tag on the command line", "--train.epochs !!bool", "`train.epochs`: Input should be a valid integer"),
+    options("tag on the command line", "--train.epochs !!bool", "`train.epochs`: must be a valid integer"),
     Kind(
         "unknown variable",
         ("got `GRUN_TRAIN__EPOCH` (did you mean `GRUN_TRAIN__EPOCHS`?)",),
@@ -145,7 +143,7 @@ KINDS = (
     options(
         "unknown space", "--sweep.space layer_position", "got 'layer_position' (did you mean `layer_positions`?)", verb="sweep"
     ),
-    options("nothing to promise", "--calibration.alpha 0", "`calibration.alpha`: Input should be greater than 0, got 0"),
+    options("nothing to promise", "--calibration.alpha 0", "`calibration.alpha`: must be greater than 0, got 0"),
     options("layers outside the model", "--adapter.layers 8", "must lie in 0..7, the blocks of this base, got [8]"),
     options(
         "server open to all",
@@ -153,9 +151,7 @@ KINDS = (
         "`serving.host` must be a loopback address where no key is set",
         verb="serve",
     ),
-    options(
-        "port that is none", "--serving.port 70000", "`serving.port`: Input should be less than or equal to 65535", verb="serve"
-    ),
+    options("port that is none", "--serving.port 70000", "`serving.port`: must be less than or equal to 65535", verb="serve"),
     # models and data
     options("model that is not there", "--model.path {tmp}/nowhere", "`model.path` must be an existing model folder"),
     Kind("folder without a model", ("without a config.json; check the path",), "train", ("--model.path", "{tmp}/m"), {"m/x": ""}),
