@@ -23,7 +23,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -296,7 +296,12 @@ class _Soak:
             *_growths(samples),
         ]
         title = f"{self.rounds} rounds, {len(disturber.kills)} kills, {self.same} rounds as without"
-        workload = {"recipe": _workload(self.options), "seed": self.options.seed, "failures": client.failures[:10]}
+        workload = {
+            "recipe": _workload(self.options),
+            "seed": self.options.seed,
+            "failures": client.failures[:10],
+            "kills": [asdict(kill) for kill in disturber.kills],
+        }
         return Report(
             rows,
             soak_figure(title, samples, kills),

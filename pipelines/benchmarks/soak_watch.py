@@ -155,8 +155,8 @@ def soak_figure(title: str, samples: Sequence[Sample], kills: Mapping[str, Seque
         ("memory (MB)", _by_name(samples, "memory_mb")),
         ("file handles", _by_name(samples, "handles")),
         ("processes", _by_name(samples, "processes")),
-        ("disk without MLflow (MB)", {"": [sample.disk_mb for sample in samples]}),
-        ("rows in MLflow, thousands", {"": [sample.rows / 1000 for sample in samples]}),
+        ("disk but MLflow (MB)", {"": [sample.disk_mb for sample in samples]}),
+        ("MLflow, 1000 rows", {"": [sample.rows / 1000 for sample in samples]}),
     ]
     grid = figure.subplots(len(panels) + 1, 1, sharex=True, height_ratios=[*(2 for _ in panels), 1])
     for axes, (label, curves) in zip(grid, panels, strict=False):
@@ -165,7 +165,8 @@ def soak_figure(title: str, samples: Sequence[Sample], kills: Mapping[str, Seque
             axes.plot(hours, values, color=color, linewidth=1.1, label=name or None)
         axes.set_ylim(bottom=0)
         if len(curves) > 1:
-            axes.legend(frameon=False, fontsize="x-small", loc="upper left", ncols=len(curves))
+            above = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.1}  # no curve runs through it
+            axes.legend(frameon=False, fontsize="x-small", ncols=len(curves), **above)
     _quiet(grid[-1], "killed")
     for place, times in enumerate(kills.values()):
         grid[-1].plot([second / 3600 for second in times], [place] * len(times), "|", color="black", markersize=7)
