@@ -35,7 +35,7 @@ def missing(*, renders: bool = False, postgres: bool = False) -> list[str]:
 
     Args:
         renders: whether manifests have to be rendered.
-        postgres: whether a PostgreSQL server, and our own programs, run in the pods.
+        postgres: whether a PostgreSQL server runs in the pods.
     """
     if not sys.platform.startswith("linux"):
         return ["Linux (namespaces are its own)"]
@@ -53,7 +53,7 @@ def missing(*, renders: bool = False, postgres: bool = False) -> list[str]:
         lacking.append("overlay file systems (modprobe overlay)")
     if postgres and find_postgres() is None:
         lacking.append("a PostgreSQL server (apt-get install postgresql)")
-    if postgres and Path(sys.prefix).resolve().is_relative_to("/tmp"):
+    if Path(sys.prefix).resolve().is_relative_to("/tmp"):
         lacking.append("a checkout outside /tmp (pods have one of their own, in which its Python would not be)")
     return lacking
 
