@@ -306,7 +306,7 @@ class _Soak:
             rows,
             soak_figure(title, samples, kills),
             workload,
-            records=[one.as_record() for one in samples[:: max(1, len(samples) // 500)]],
+            records=[one.as_record() for one in samples[:: max(1, len(samples) // 125)]],
         )
 
 
