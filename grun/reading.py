@@ -129,11 +129,11 @@ def open_plain(path: Path, *, owned: bool = False) -> BufferedReader:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (os.O_NOFOLLOW if owned else 0))
     except ValueError as error:  # a zero byte in the path
         raise MalformedError(str(error)) from None
-    file = os.fdopen(handle, "rb") if stat.S_ISREG(os.fstat(handle).st_mode) else None
-    if file is None:
+    kind = os.fstat(handle).st_mode
+    if not stat.S_ISREG(kind):
         os.close(handle)
-        raise MalformedError("no plain file")
-    return file
+        raise MalformedError("a directory" if stat.S_ISDIR(kind) else "no plain file")
+    return os.fdopen(handle, "rb")
 
 
 def read_text(path: Path, *, limit: int, owned: bool = False) -> str:

@@ -31,8 +31,7 @@ from pipelines.journal import read_entries
 from pipelines.last_word import forget_error
 from pipelines.polling import polling
 from pipelines.prepared import Prepared
-from pipelines.run_groups import free_group
-from pipelines.trainer import has_ended, make_trainer, worker_config
+from pipelines.trainer import fit_workers, has_ended, worker_config
 
 __all__ = ["TrialHub", "open_slots", "train_on_slot"]
 
@@ -368,8 +367,5 @@ class _SlotHolder:
 
     def hold(self, config: Mapping[str, Any], recipe: Recipe, name: str, storage: Path) -> None:
         """Return when the hub has closed."""
-        trainer = make_trainer(
-            run_slot, config, recipe, name=name, storage=storage, max_failures=-1, what=f"slot {config['slot']}"
-        )
-        free_group(storage)
-        trainer.fit()
+        what = f"slot {config['slot']}"
+        fit_workers(run_slot, config, recipe, name=name, storage=storage, max_failures=-1, what=what)

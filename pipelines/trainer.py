@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -29,8 +30,8 @@ __all__ = [
     "TrainOutcome",
     "claim_folder",
     "deciding_settings",
+    "fit_workers",
     "has_ended",
-    "make_trainer",
     "read_claim",
     "read_outcome",
     "run_beside_signals",
@@ -228,7 +229,7 @@ def worker_config(recipe: Recipe, prepared: Prepared, cache: Path | None) -> dic
     }
 
 
-def make_trainer(
+def fit_workers(
     function: Callable[[Mapping[str, Any]], None],
     config: Mapping[str, Any],
     recipe: Recipe,
@@ -238,16 +239,19 @@ def make_trainer(
     max_failures: int,
     what: str | None = None,
     callbacks: Sequence[Any] = (),
-) -> TorchTrainer:
-    """A Ray Train run of the recipe's workers.
+) -> None:
+    """Call a function on the recipe's workers, in a Ray Train run, until it has returned on each.
 
     Args:
         storage: of this run alone, on storage that every node sees.
         max_failures: how often a crashed group of workers is started again; -1 for ever.
         what: the run, for people; None: its name.
+
+    Raises:
+        ray.train.TrainingFailedError: the workers crashed more often.
     """
     train, hang = recipe.train, recipe.cluster.hang_seconds
-    return TorchTrainer(
+    trainer = TorchTrainer(
         function,
         train_loop_config={**config, "storage": str(storage)},
         # later than all that notices who hangs; Ray's own half an hour is for workers that fetch a large cache first
@@ -264,16 +268,16 @@ def make_trainer(
             callbacks=[TellOfDeaths(what or name, max_failures, hang), *callbacks],
         ),
     )
+    free_group(storage)
+    trainer.fit()
 
 
 def _fit(recipe: Recipe, prepared: Prepared, folder: Path, name: str, cache: Path | None, callbacks: Sequence[Any]) -> None:
     failures = recipe.train.max_failures
     config = {**worker_config(recipe, prepared, cache), "run_folder": str(folder)}
-    storage = folder / "ray"
-    trainer = make_trainer(run_worker, config, recipe, name=name, storage=storage, max_failures=failures, callbacks=callbacks)
-    free_group(storage)
+    fit = partial(fit_workers, name=name, storage=folder / "ray", max_failures=failures, callbacks=callbacks)
     try:
-        run_beside_signals(trainer.fit)
+        run_beside_signals(partial(fit, run_worker, config, recipe))
     except ray.train.TrainingFailedError as error:
         if (found := read_error(folder)) is not None:
             raise found from error

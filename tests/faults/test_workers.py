@@ -132,7 +132,7 @@ def test_a_worker_killed_while_it_writes_a_checkpoint(killed_alone: Run, straigh
     "SIGKILL in an all-reduce",
     where="`train`, one of two DeepSpeed workers in step 3; the other one waits for it",
     sees="why the workers are replaced; the run ends as ever",
-    broken=Injection("pipelines.trainer:make_trainer", "replace", always=True, by=f"{HERE}:never_again"),
+    broken=Injection("pipelines.trainer:fit_workers", "replace", always=True, by=f"{HERE}:never_again"),
 )
 def test_a_worker_killed_in_an_all_reduce(train_it: TrainIt, straight: Run, arms: Arms) -> None:
     with arms.armed("all-reduce of step 3"):
