@@ -67,7 +67,8 @@ class Proxy:
 
     def heal(self) -> None:
         """Pass everything from now on, and forget what was seen."""
-        self.rule, self.before_answer, self.seen = (lambda _asked: "pass"), (lambda _asked: None), []
+        self.rule, self.before_answer = (lambda _asked: "pass"), (lambda _asked: None)
+        self.on_status, self.seen = (lambda _asked, _status: None), []
 
     def decide(self, asked: Asked) -> Act:
         """What becomes of a request; rules are asked one at a time."""
