@@ -16,11 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from grun.config import Recipe
 from grun.errors import CacheError
 from grun.lm.prefix_cache import CACHE_FILE, CacheSpec, read_probe, read_spec
+from pipelines.cache_locks import InUseError, deleting
 from pipelines.caching import cache_root
 from pipelines.cli import parse_command
 from pipelines.console import note, summary
@@ -81,16 +80,16 @@ def _look_at(folder: Path) -> StoredCache:
 
 
 def prune(recipe: Recipe, unused_days: float) -> list[StoredCache]:
-    """Remove what nobody has used for so many days, whatever its state, and return it; what is being built stays."""
+    """Remove what nobody has used for so many days, whatever its state, and return it; what is being built or read stays."""
     removed = []
     for cache in stored_caches(recipe):
         if _days_since(cache.last_used) < unused_days:
             continue
         try:
-            with FileLock(cache.folder.with_suffix(".lock"), timeout=0):
+            with deleting(cache.folder):
                 shutil.rmtree(cache.folder)
-        except Timeout:
-            note(f"{cache.folder.name} is being built and stays")
+        except InUseError as error:
+            note(f"{cache.folder.name} is {error} and stays")
             continue
         removed.append(cache)
     return removed

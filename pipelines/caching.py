@@ -1,7 +1,7 @@
 """The prefix cache of a run: planned from a recipe and its variants, built once by tasks on the cluster, then shared.
 
     <output>/cache/<digest>/    see :mod:`grun.lm.prefix_cache`, and `records.json`, the digests of the records that it was made
-                                from, by which a purge finds it; beside it `<digest>.lock` while somebody builds
+                                from, by which a purge finds it; beside it locks, see :mod:`pipelines.cache_locks`
 
 With `cache.uri` it is built and kept there instead (:mod:`pipelines.shared_caches`), and every node reads a copy of its own.
 
@@ -11,12 +11,11 @@ All that training, probes and evaluation will run is known beforehand, so the ca
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-from filelock import FileLock
 
 from grun.config import Recipe
 from grun.data.prompts import Example, PromptEncoder
@@ -31,13 +30,23 @@ from grun.lm.prefix_cache import CACHE_FILE, CacheSpec, CacheState, check_spec, 
 from grun.objectives import Needs, build_objective, read_layer
 from grun.training import training_rows
 from grun.writing import write_text
+from pipelines.cache_locks import building, reading
 from pipelines.cache_tasks import build_shard, finish_cache
 from pipelines.console import note
 from pipelines.prepared import Prepared
 from pipelines.shared_caches import RECORDS_FILE, SharedCaches, rows_digest
 from pipelines.tasks import HelperTask, run_tasks
 
-__all__ = ["RECORDS_FILE", "CachePlan", "cache_root", "check_unchanged", "ensure_cache", "link_shards", "plan_cache"]
+__all__ = [
+    "RECORDS_FILE",
+    "CachePlan",
+    "cache_root",
+    "check_unchanged",
+    "ensure_cache",
+    "link_shards",
+    "plan_cache",
+    "reading_cache",
+]
 
 _PROBE_ROWS = 8
 
@@ -186,6 +195,25 @@ def ensure_cache(
     return plan.folder
 
 
+@contextmanager
+def reading_cache(
+    recipe: Recipe,
+    prepared: Prepared,
+    variants: Sequence[Recipe],
+    *,
+    evaluates: bool = False,
+    common: Prepared | None = None,
+) -> Iterator[Path | None]:
+    """As :func:`ensure_cache`, and nobody prunes or purges it for the length of the `with` block."""
+    while True:
+        cache = ensure_cache(recipe, prepared, variants, evaluates=evaluates, common=common)
+        with nullcontext() if cache is None else reading(cache_root(recipe) / cache.name):
+            # between the two lines above it may have been pruned
+            if cache is None or recipe.cache.uri is not None or (cache / CACHE_FILE).is_file():
+                yield cache
+                return
+
+
 def check_unchanged(recipe: Recipe, cache: Path | None, trained: Path) -> None:
     """Refuse what was trained from a cache that is no longer as it was when it was opened, and every byte of it was read.
 
@@ -216,7 +244,7 @@ def _ensure(recipe: Recipe, prepared: Prepared, plan: CachePlan) -> None:
     """Build a cache where it is not there, and check it."""
     shared = SharedCaches.of(recipe)
     cache_root(recipe).mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_root(recipe) / f"{plan.spec.digest}.lock"):
+    with building(cache_root(recipe) / plan.spec.digest):
         try:
             if not _is_there(plan, shared):
                 _check_size(recipe, plan)

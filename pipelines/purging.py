@@ -10,13 +10,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from grun.config import Recipe
 from grun.data.records import read_jsonl
 from grun.errors import DataError, LedgerError
 from grun.ledger import RequestState
 from grun.reading import parse_json, read_text
+from pipelines.cache_locks import InUseError, deleting
 from pipelines.caching import RECORDS_FILE, cache_root
 from pipelines.prepared import prepared_root
 from pipelines.shared_caches import SharedCaches
@@ -69,21 +68,22 @@ def _shared_with(shared: SharedCaches | None, digests: set[str]) -> tuple[str, .
 
 
 def remove_traces(recipe: Recipe, traces: Traces) -> None:
-    """Delete them; nothing is deleted while any of the caches in the output folder is being built.
+    """Delete them; nothing is deleted while any of the caches in the output folder is being built or read.
 
     Whoever builds one that is shared is told by the storage that it is gone, and takes back what he has written.
 
     Raises:
-        LedgerError: somebody builds one.
+        LedgerError: somebody builds or reads one.
         StorageError: what is at `cache.uri` cannot be reached.
     """
     with ExitStack() as locks:
         for folder in traces.caches:
             try:
-                locks.enter_context(FileLock(folder.with_suffix(".lock"), timeout=0))
-            except Timeout:
+                locks.enter_context(deleting(folder))
+            except InUseError as error:
                 raise LedgerError(
-                    f"a purge needs caches that nobody builds, got {folder.name} being built from the text to be purged; wait for that run"
+                    f"a purge needs caches that nobody has to do with, got {folder.name}, made from the text to be purged, which is {error}; "
+                    "wait for that run"
                 ) from None
         for folder in (*traces.caches, *traces.prepared):
             shutil.rmtree(folder)

@@ -24,7 +24,7 @@ from grun.certificate import Certificate
 from grun.config import Recipe
 from grun.errors import DiskError, ModelError
 from grun.writing import disk_error
-from pipelines.caching import check_unchanged, ensure_cache
+from pipelines.caching import check_unchanged, reading_cache
 from pipelines.certifying import certified, check_calibration
 from pipelines.checks import check_answers, check_full_precision, check_storage
 from pipelines.cli import parse_command
@@ -74,15 +74,16 @@ def sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) ->
     Raises:
         GrunError: what went wrong.
     """
-    with holding(sweep_folder(recipe)):
-        return _sweep(recipe, space, prepared, tracker)
-
-
-def _sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker) -> tuple[SweepOutcome, int]:
     folder = sweep_folder(recipe)
-    claim_folder(folder, recipe, sections=_SECTIONS)
-    _mend(folder)
-    cache = ensure_cache(recipe, prepared, space.variants(recipe), evaluates=True)
+    with holding(folder):
+        claim_folder(folder, recipe, sections=_SECTIONS)
+        _mend(folder)
+        with reading_cache(recipe, prepared, space.variants(recipe), evaluates=True) as cache:
+            return _sweep(recipe, space, prepared, tracker, cache)
+
+
+def _sweep(recipe: Recipe, space: Space, prepared: Prepared, tracker: Tracker, cache: Path | None) -> tuple[SweepOutcome, int]:
+    folder = sweep_folder(recipe)
     context = TrialContext(recipe, prepared, folder, space.thresholds, cache)
     done, count = sum(record.done for record in read_trials(folder)), num_trials(recipe, space)
     if done:

@@ -18,7 +18,7 @@ from grun.adapters import read_card
 from grun.config import Recipe
 from grun.evaluation.figures import training_curves
 from grun.training import Checkpoints, read_spool_lines
-from pipelines.caching import check_unchanged, ensure_cache
+from pipelines.caching import check_unchanged, reading_cache
 from pipelines.certifying import certificate_row, certified, check_calibration
 from pipelines.checks import check_full_precision, check_storage
 from pipelines.cli import next_step, parse_command
@@ -72,14 +72,15 @@ def trained(
     Raises:
         GrunError: what went wrong.
     """
-    with holding(run_folder(recipe)):
-        yield from _trained(recipe, prepared, tracker, common)
-
-
-def _trained(recipe: Recipe, prepared: Prepared, tracker: Tracker, common: Prepared | None) -> Iterator[tuple[str, TrainOutcome]]:
     folder = run_folder(recipe)
-    claim_folder(folder, recipe, sections=_SECTIONS)
-    cache = ensure_cache(recipe, prepared, [recipe], common=common)
+    with holding(folder):
+        claim_folder(folder, recipe, sections=_SECTIONS)
+        with reading_cache(recipe, prepared, [recipe], common=common) as cache:
+            yield from _trained(recipe, prepared, tracker, cache)
+
+
+def _trained(recipe: Recipe, prepared: Prepared, tracker: Tracker, cache: Path | None) -> Iterator[tuple[str, TrainOutcome]]:
+    folder = run_folder(recipe)
     if not has_ended(folder) and (step := _continuing(folder)):
         note(f"continuing from step {step} of {total_steps(recipe, prepared)}")
     with tracker.run(recipe.name, key=f"train/{recipe.name}/{folder}", tags={"kind": "train"}) as run_id:

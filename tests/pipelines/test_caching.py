@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from filelock import FileLock
 from transformers import AttentionInterface, LlamaForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -26,6 +25,7 @@ from grun.lm.prefix_cache import CACHE_FILE, shard_path
 from grun.training import TorchEngine, build_task, fit
 from pipelines import cache as cache_verb
 from pipelines import caching
+from pipelines.cache_locks import building
 from pipelines.caching import RECORDS_FILE, ensure_cache, plan_cache
 from pipelines.loaded import loaded_base
 from pipelines.prepared import Prepared, plan, read_prepared, write_prepared
@@ -276,14 +276,39 @@ def test_caches_are_listed_and_pruned(recipe: Recipe, prepared: Prepared, capsys
     assert "found 2 prefix cache(s)" in listed
     assert "in order, last used 40.0 days ago; " in listed
     assert "blocks 2..3 of 4, float32" in listed
-    with FileLock(old.with_suffix(".lock")):
+    with building(old):
         assert cache_verb.main(["--prune", *options]) == 0
-    assert old.is_dir()  # somebody is at it
+    assert f"{old.name} is being built and stays" in capsys.readouterr().err
+    assert old.is_dir()
     assert cache_verb.main(["--prune", *options]) == 0
     assert not old.exists()
     assert new.is_dir()
     assert cache_verb.main(["--prune", "--unused-days", "0", *options]) == 0
     assert not new.exists()
+
+
+def test_a_cache_that_is_read_is_neither_pruned_nor_missed(
+    recipe: Recipe, prepared: Prepared, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prune = ["--prune", "--unused-days", "0", "--output", str(recipe.output)]
+
+    def pruned_at_once(*args: Any, **options: Any) -> Path | None:
+        folder = ensure_cache(*args, **options)
+        if not pruned:
+            pruned.append(cache_verb.main(prune))
+        return folder
+
+    pruned: list[int] = []
+    monkeypatch.setattr(caching, "ensure_cache", pruned_at_once)
+    with caching.reading_cache(recipe, prepared, [recipe]) as folder, caching.reading_cache(recipe, prepared, [recipe]) as again:
+        assert folder is not None
+        assert pruned == [0], "it was pruned before anybody had said that he reads it, and built once more"
+        assert again == folder
+        assert cache_verb.main(prune) == 0
+        assert f"{folder.name} is being read and stays" in capsys.readouterr().err
+        PrefixCache.open(folder)
+    assert cache_verb.main(prune) == 0
+    assert not folder.exists()
 
 
 def test_a_relative_model_folder_is_the_same_to_workers_that_run_elsewhere(

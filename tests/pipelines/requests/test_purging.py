@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from grun.config import Recipe, RequestConfig
 from grun.data.records import Record, read_jsonl
 from grun.data.splits import Splits, make_request
 from grun.errors import TrackingError
+from pipelines.cache_locks import building, reading
 from pipelines.caching import RECORDS_FILE
 from pipelines.ledger_store import LedgerStore
 from pipelines.prepared import Prepared, write_prepared
@@ -148,8 +148,9 @@ class TestPurge:
             assert "while 'alice' holds its lock" in run("purge", "r1").message
         held = cache(output, "has-it", records("r1"))
         other = cache(output, "a-first-one", records("r1"))
-        with FileLock(held.with_suffix(".lock")):
-            assert "got has-it being built" in run("purge", "r1").message
+        for holding, how in ((building, "built"), (reading, "read")):
+            with holding(held):
+                assert f"got has-it, made from the text to be purged, which is being {how}; " in run("purge", "r1").message
         assert held.exists()
         assert other.exists()
         assert (output / "vault" / "demo" / "r1").exists()
