@@ -44,6 +44,11 @@ class Vault:
         """Whether there is a copy of a request's text."""
         return self.path(request_id).is_dir()
 
+    @property
+    def requests(self) -> list[str]:
+        """Ids of all requests that there is a copy of."""
+        return sorted(path.name for path in self.folder.glob("[!.]*") if path.is_dir())
+
     def write(self, request_id: str, records: Sequence[Record]) -> None:
         """Keep the records of a request; the same ones may come again.
 
@@ -87,7 +92,7 @@ class Vault:
             reason = "its text was purged" if state.purged else "no copy of its text"
             raise DataError(
                 f"a request's records must be in the vault, got {state.id!r} and {reason} in {str(self.folder)!r}; set `ledger.vault` to "
-                "where they are"
+                "where they are, or `add` the same records under the same id once more"
             )
         records = read_jsonl(path)
         if digest_records(records) != state.forget.digest:
@@ -98,11 +103,11 @@ class Vault:
         return records
 
     def remove(self, request_id: str) -> bool:
-        """Delete the copy of a request's text; return whether there was one."""
-        if not self.holds(request_id):
-            return False
-        shutil.rmtree(self.path(request_id))
-        return True
+        """Delete the copy of a request's text, and what an `add` that was killed has left of it; return whether there was any."""
+        found = [path for path in (self.path(request_id), *self.folder.glob(f".{request_id}.partial-*")) if path.is_dir()]
+        for path in found:
+            shutil.rmtree(path)
+        return bool(found)
 
 
 def _write_private(path: Path, text: str) -> None:

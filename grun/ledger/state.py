@@ -133,7 +133,8 @@ def _added_twice(state: RequestState, entry: LedgerEntry) -> LedgerError:
     if not same:
         what, remedy = "other records", "give the new request an id of its own"
     elif state.status == "revoked":
-        remedy = "reinstate it, or add it under another id"
+        again = "reinstated" in _possible(state)
+        remedy = f"{'reinstate it, or ' if again else 'its text was purged: '}add it under another id"
     return LedgerError(
         f"a request is added once, got {what} for {state.id!r}, which {state.by} added at {state.added_at:%Y-%m-%d %H:%M} UTC and which is "
         f"{state.status}; {remedy}"

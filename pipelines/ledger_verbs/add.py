@@ -56,6 +56,9 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> int:
         source = Source(kind="jsonl", location=arguments.forget, num_records=len(records), digest=digest_records(records))
         request = NewRequest(recipe.request.id, recipe.request.reason, records, source)
     if (entry := _added_before(ledger, request)) is not None:
+        if not ledger.state(request.id).purged and not vault.holds(request.id):
+            vault.write(request.id, request.records)
+            note(f"its text was not in the vault, and is again: {vault.path(request.id)}")
         return tell_repeated(entry, "added", arguments.again)
     details, by = Details(forget=request.source), arguments.by or owner()
     # refused before anything is written

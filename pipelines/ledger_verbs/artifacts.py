@@ -11,7 +11,7 @@ from pipelines.registry import Registry
 from pipelines.tracking import Tracker
 from pipelines.vault import Vault
 
-__all__ = ["FoundArtifacts", "FoundTexts", "check_artifacts", "check_texts"]
+__all__ = ["FoundArtifacts", "FoundTexts", "check_artifacts", "check_known", "check_texts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class FoundTexts:
 
     same: int
     """Copies that are what was asked to be forgotten."""
-    absent: int
+    absent: tuple[str, ...]
     """Requests without a copy here, though none was purged."""
     purged: int
     """Requests whose text was purged."""
@@ -78,13 +78,31 @@ def check_texts(recipe: Recipe, ledger: Ledger) -> FoundTexts:
 
     Raises:
         DataError: a copy is not what was asked to be forgotten.
+        LedgerError: there are copies of requests that the ledger does not know.
     """
     vault = Vault.of(recipe)
+    check_known(vault, ledger)
     kept = [state for state in ledger.states.values() if not state.purged]
     there = [state for state in kept if vault.holds(state.id)]
     for state in there:
         vault.read(state)
-    return FoundTexts(len(there), len(kept) - len(there), len(ledger.states) - len(kept))
+    absent = tuple(state.id for state in kept if state not in there)
+    return FoundTexts(len(there), absent, len(ledger.states) - len(kept))
+
+
+def check_known(vault: Vault, ledger: Ledger) -> None:
+    """Refuse a vault with texts that no entry speaks of: it is another ledger's, or the ledger has lost its entries.
+
+    Raises:
+        LedgerError: there are such.
+    """
+    unknown = [request_id for request_id in vault.requests if request_id not in ledger.states]
+    if unknown:
+        raise LedgerError(
+            f"a ledger must know every request whose text is in its vault, got texts of {', '.join(map(repr, unknown))} in "
+            f"{str(vault.folder)!r} and no entry that adds them; check that `tracking.uri` and `ledger.vault` belong together and that nobody "
+            "replaced the store. If an `add` did not end, give it again, or delete its folder"
+        )
 
 
 def _named_stacks(recipe: Recipe, ledger: Ledger) -> dict[tuple[str, int, str], LedgerEntry]:

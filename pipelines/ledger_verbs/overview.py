@@ -3,10 +3,13 @@
 import argparse
 
 from grun.config import Recipe
+from grun.errors import LedgerError
 from grun.ledger import RequestState
-from pipelines.console import summary
+from pipelines.console import note, summary
 from pipelines.ledger_store import LedgerStore
+from pipelines.ledger_verbs.artifacts import check_known
 from pipelines.ledger_verbs.steps import ledger_step
+from pipelines.vault import Vault
 
 __all__ = ["describe", "run"]
 
@@ -15,8 +18,14 @@ def run(recipe: Recipe, arguments: argparse.Namespace) -> int:
     """List them."""
     ledger = LedgerStore.open(recipe).read()
     again = arguments.again
-    if ledger.of("pending"):
-        steps = [ledger_step("next", again, "train the next pending request and promote the stack")]
+    try:
+        check_known(Vault.of(recipe), ledger)
+    except LedgerError as error:  # a list shows what there is
+        note(str(error))
+    if ledger.of("pending", "training", "trained"):
+        steps = [ledger_step("next", again, "go on with the next request")]
+    elif failed := ledger.of("failed"):
+        steps = [ledger_step(f"train {failed[0].id}", again, "train a request that failed anew")]
     else:
         steps = [ledger_step("add", again, "add a request")]
     summary(

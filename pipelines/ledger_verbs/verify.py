@@ -4,13 +4,15 @@ With `--file` it is an export alone that is verified, and nothing else is needed
 """
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from grun.config import Recipe
 from grun.ledger import Ledger, parse_export
 from pipelines.console import summary
 from pipelines.ledger_store import LedgerStore, StoredLedger
-from pipelines.ledger_verbs.artifacts import check_artifacts, check_texts
+from pipelines.ledger_verbs.artifacts import FoundTexts, check_artifacts, check_texts
 from pipelines.ledger_verbs.steps import ledger_step
 
 __all__ = ["options", "run"]
@@ -25,18 +27,22 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(recipe: Recipe, arguments: argparse.Namespace) -> int:
     """Verify it."""
+    beyond: Callable[[], dict[str, str]] = dict
     earlier = parse_export(Path(arguments.against)) if arguments.against is not None else None
     if arguments.file is not None:
         ledger = parse_export(Path(arguments.file))
-        title, rows = f"the export {arguments.file} is whole", _counts(ledger)
+        title = f"the export {arguments.file} is whole"
     else:
         store = LedgerStore.open(recipe)
         stored = store.read_stored()
         ledger = stored.ledger
-        title, rows = f"the ledger {recipe.ledger.name} is whole", _counts(ledger) | _beyond(recipe, store, stored)
+        title = f"the ledger {recipe.ledger.name} is whole"
+        beyond = partial(_beyond, recipe, store, stored)
+    rows = _counts(ledger)
     if earlier is not None:
         ledger.check_continues(earlier)
         rows["continues"] = f"{arguments.against}, {len(earlier.entries)} entries"
+    rows |= beyond()
     keep = [] if arguments.file is not None else [ledger_step("export", arguments.again, "keep a copy elsewhere to compare with")]
     summary(title, rows, keep)
     return 0
@@ -50,6 +56,11 @@ def _counts(ledger: Ledger) -> dict[str, str]:
     }
 
 
+def _absent(texts: FoundTexts) -> str:
+    named = f" ({', '.join(texts.absent)})" if texts.absent else ""
+    return f"{len(texts.absent)} are not there{named}"
+
+
 def _beyond(recipe: Recipe, store: LedgerStore, stored: StoredLedger) -> dict[str, str]:
     """Check what the registry and the vault hold of what the entries name, and say what was checked."""
     found = check_artifacts(recipe, store.tracker, stored.ledger)
@@ -58,5 +69,5 @@ def _beyond(recipe: Recipe, store: LedgerStore, stored: StoredLedger) -> dict[st
         "void": f"{len(stored.void)} entries that came too late",
         "stacks": f"{found.stacks} in the registry are those that the entries name, {found.gone} are no longer there",
         "adapters": f"{found.adapters} in them are those that the entries name",
-        "texts": f"{texts.same} in the vault are what was asked to be forgotten, {texts.absent} are not there, {texts.purged} were purged",
+        "texts": f"{texts.same} in the vault are what was asked to be forgotten, {_absent(texts)}, {texts.purged} were purged",
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from grun.adapters import digest_adapter, read_card
 from grun.config import Recipe
-from grun.errors import DiskError, GrunError
+from grun.errors import CacheError, ClusterError, DiskError, GrunError, StorageError, TrackingError
 from grun.ledger import CertificateDetails, Details, Ledger, RequestState
 from grun.writing import whole_folder
 from pipelines.certifying import check_calibration
@@ -24,6 +24,9 @@ from pipelines.sequencing.work import Work
 from pipelines.train import run_folder, trained
 
 __all__ = ["check_request", "kept_adapter", "next_request", "next_to_train", "train_request"]
+
+_OF_THE_MACHINE = (CacheError, ClusterError, DiskError, StorageError, TrackingError)
+"""Errors that say nothing about a request: they can be mended, and the same command goes on."""
 
 
 def next_request(ledger: Ledger) -> RequestState | None:
@@ -80,9 +83,9 @@ def train_request(work: Work, request_id: str) -> None:
         with trained(recipe, prepared, work.tracker, common=common_rows(work.shared)) as (run_id, outcome):
             adapter = _keep(work, request_id, outcome.adapter)
     except GrunError as error:
-        # a worker found something wrong; where workers merely died, or a disk failed them, the same command goes on from their last
-        # checkpoint
-        if (run_folder(recipe) / ERROR_FILE).is_file() and not isinstance(error, DiskError):
+        # a worker found something wrong with the request; where workers merely died, or what they stand on failed them, the same command
+        # goes on from their last checkpoint
+        if (run_folder(recipe) / ERROR_FILE).is_file() and not isinstance(error, _OF_THE_MACHINE):
             work.record("failed", request_id, reason=str(error))
         raise
     card = read_card(adapter)

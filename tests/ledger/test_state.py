@@ -104,11 +104,13 @@ def test_an_earlier_stack_does_not_promote_what_came_after_it(name: str) -> None
 
 @pytest.mark.parametrize("name", LIFE)
 def test_an_id_is_added_once(name: str) -> None:
-    remedy = (
-        "reinstate it, or add it under another id"
-        if lived(name).state("r1").status == "revoked"
-        else "there is nothing left to do"
-    )
+    remedies = {
+        "withdrawn": "reinstate it, or add it under another id",
+        "revoked": "reinstate it, or add it under another id",
+        "revoked and purged": "reinstate it, or add it under another id",
+        "withdrawn and purged": "its text was purged: add it under another id",
+    }
+    remedy = remedies.get(name, "there is nothing left to do")
     with pytest.raises(LedgerError, match=rf"got the same records again for 'r1'.*; {remedy}"):
         append(lived(name), "add", "r1", asked("1"))
     with pytest.raises(LedgerError, match=r"got other records for 'r1'.*an id of its own"):

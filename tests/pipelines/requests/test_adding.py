@@ -3,6 +3,7 @@
 import importlib
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,24 @@ class TestAdd:
         add("r1")
         store_of(output).append("revoked", "r1")
         assert "got the same records again for 'r1'" in add("r1").message
+
+    def test_what_was_purged_cannot_be_reinstated_without_an_adapter(self, add: Verb, run: Verb) -> None:
+        add("r1")
+        run("revoke", "r1", "--reason", "withdrawn")
+        assert run("purge", "r1").status == 0
+        assert add("r1").message.endswith("which is revoked; its text was purged: add it under another id")
+
+    def test_a_copy_that_was_lost_is_put_back(self, add: Verb, run: Verb, output: Path) -> None:
+        add("r1")
+        entries = store_of(output).read().entries
+        folder = output / "vault" / "demo" / "r1"
+        shutil.rmtree(folder)
+        assert "0 in the vault are what was asked to be forgotten, 1 are not there (r1), " in run("verify").out
+        again = add("r1")
+        assert (again.status, again.out.splitlines()[0].strip()) == (0, "request r1 was added already")
+        assert "its text was not in the vault, and is again" in again.err
+        assert read_jsonl(folder / "forget.jsonl") == records("r1")
+        assert store_of(output).read().entries == entries
 
     def test_a_copy_that_is_in_the_vault_is_not_written_over(self, add: Verb, output: Path) -> None:
         write_records(output / "vault" / "demo" / "r1" / "forget.jsonl", records("somebody else"))

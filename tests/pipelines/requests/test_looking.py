@@ -1,5 +1,6 @@
 """The verb `request`: what it lists, shows and verifies."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,8 @@ class TestVerify:
         )
         assert "was cut off" in run("verify", "--against", export).message
         assert export.read_bytes() == before
+        assert "got texts of 'r2' in " in run("verify").message
+        shutil.rmtree(output / "vault" / "demo" / "r2")
         assert run("verify").status == 0  # nothing but an export can tell
 
     @pytest.mark.parametrize("line", [0, 1])
@@ -99,6 +102,17 @@ class TestVerify:
         add("r1")
         write_records(output / "vault" / "demo" / "r1" / "forget.jsonl", records("r2"))
         assert "must be what was asked to be forgotten, got other records for 'r1'" in run("verify").message
+
+    def test_texts_that_a_ledger_does_not_know_are_found(self, add: Verb, run: Verb, tmp_path: Path) -> None:
+        """As where the store was replaced by an empty one: an empty chain is whole."""
+        add("r1")
+        empty = ("--tracking.uri", f"sqlite:///{tmp_path}/empty.db")
+        found = "got texts of 'r1' in "
+        assert found in run("verify", *empty).message
+        listed = run("list", *empty)
+        assert (listed.status, found in listed.err) == (0, True)
+        assert add("r1", *empty).status == 0
+        assert run("verify", *empty).status == 0
 
 
 class TestStacks:

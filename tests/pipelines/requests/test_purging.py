@@ -16,7 +16,7 @@ from pipelines.ledger_store import LedgerStore
 from pipelines.prepared import Prepared, write_prepared
 from pipelines.shared_caches import SharedCaches
 from pipelines.vault import Vault
-from tests.pipelines.requests.desk import SECRET, Verb, files, records, store_of
+from tests.pipelines.requests.desk import SECRET, Verb, files, records, store_of, write_records
 
 # MLflow 3.17 uses a loader strategy that SQLAlchemy 2.1 deprecates; the warning is theirs to mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -53,7 +53,9 @@ class TestPurge:
             prepare(output, "r2", records("r2"), (*records("kept"), records("r1")[0])),
             cache(output, "has-it", (*records("kept"), records("r1")[1])),
             cache(output, "unknown", None),
+            (left := output / "vault" / "demo" / ".r1.partial-1"),
         ]
+        write_records(left / "forget.jsonl", records("r1"))  # by an `add` that was killed
         stays = [prepare(output, "r3", records("r3"), records("kept")), cache(output, "has-not", records("r2"))]
         ended = run("purge", "r1")
         assert ended.status == 0, ended.err
