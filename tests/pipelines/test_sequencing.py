@@ -6,7 +6,7 @@ Tasks run in this process, not on a cluster; training has tests of its own.
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,25 @@ from grun.adapters import digest_stack, read_stack_card
 from grun.config import Recipe
 from grun.data.records import read_jsonl
 from grun.data.sequence import without
-from grun.errors import AdapterError, ConfigError, DataError, GrunError, LedgerBusyError, LedgerError
+from grun.errors import (
+    AdapterError,
+    CacheError,
+    ConfigError,
+    DataError,
+    DiskError,
+    GrunError,
+    LedgerBusyError,
+    LedgerError,
+    OutageError,
+    StorageError,
+    TrainingError,
+)
 from grun.evaluation.stack_report import StackReport
 from grun.lm import FrozenLM, load_frozen_lm
+from pipelines.last_word import forget_error, read_error, write_error
 from pipelines.ledger_store import LedgerStore
 from pipelines.registry import Registry
-from pipelines.sequencing import commands, judging, promoting
+from pipelines.sequencing import commands, judging, promoting, training
 from pipelines.sequencing.commands import open_work
 from pipelines.sequencing.course import course_of
 from pipelines.sequencing.data import asked_for, common_rows, request_prepared
@@ -33,6 +46,7 @@ from pipelines.sequencing.stacking import stack_version
 from pipelines.sequencing.training import next_request
 from pipelines.sequencing.work import Work
 from pipelines.tasks import HelperTask
+from pipelines.train import run_folder
 from tests.pipelines.ledger_desk import Desk
 
 # MLflow 3.17 uses a loader strategy that SQLAlchemy 2.1 deprecates; the warning is theirs to mend.
@@ -183,6 +197,38 @@ def test_the_base_is_asked_once_for_a_request_whatever_stack_is_judged(untouched
     assert (sets.count("request r1"), sets.count("request r2")) == (3, 3)
     assert len(sets) == len(path.read_text().splitlines()) == 6 + sets.count("retain") + sets.count("ordinary")
     assert "live" not in path.read_text(), "no word of what is to be forgotten"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (TrainingError("loss and gradients must stay finite"), "failed"),
+        (CacheError("a prefix cache must be finished"), "training"),
+        (DiskError("a disk must have room"), "training"),
+        (StorageError("shared storage must be reached"), "training"),
+        (OutageError("MLflow must be able to record metrics"), "training"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, GrunError) else str(value),
+)
+def test_what_a_training_stands_on_says_nothing_about_the_request(
+    desk: Desk, error: GrunError, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on with the same command; a request that failed waits for somebody."""
+
+    @contextmanager
+    def found_wrong(recipe: Recipe, *_args: object, **_options: object) -> Iterator[Any]:
+        forget_error(run_folder(recipe))
+        write_error(run_folder(recipe), error)
+        found = read_error(run_folder(recipe))
+        assert found is not None
+        raise found
+        yield
+
+    desk.add("r1", 0, 3)
+    monkeypatch.setattr(training, "trained", found_wrong)
+    with pytest.raises(type(error)):
+        desk.run("next")
+    assert desk.ledger().state("r1").status == status
 
 
 def test_a_request_that_does_damage_is_declined_and_the_champion_stays(served: Desk) -> None:
