@@ -28,6 +28,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from grun.config import TrackingConfig
 from grun.errors import TrackingError
@@ -97,7 +98,7 @@ class Tracker:
             waits: whether calls wait for a store that is away, `tracking.patience_seconds` at most.
 
         Raises:
-            TrackingError: as the constructor, and if the folder cannot be made.
+            TrackingError: as the constructor, and if the folder cannot be made or was moved.
         """
         folder = output.resolve() / "mlflow"
         if config.uri is None:
@@ -109,7 +110,10 @@ class Tracker:
                 ) from None
         uri = config.uri or f"sqlite:///{folder / 'mlflow.db'}"
         patience = config.patience_seconds if waits else 0.0
-        return cls(uri, config.experiment, folder / "artifacts", patience_seconds=patience)
+        tracker = cls(uri, config.experiment, folder / "artifacts", patience_seconds=patience)
+        if config.uri is None:
+            tracker._check_place(folder / "artifacts")
+        return tracker
 
     def start_run(
         self, name: str, *, parent: str | None = None, tags: Mapping[str, str] | None = None, key: str | None = None
@@ -274,6 +278,25 @@ class Tracker:
             raise TrackingError(f"an artifact folder must be a folder, got {str(folder)!r}, which is none; check the path")
         with self.calling("store a folder"):
             self.client.log_artifacts(run_id, str(folder), name)
+
+    def _check_place(self, artifacts: Path) -> None:
+        """Refuse an embedded store that was moved or copied: MLflow keeps whole paths, and would read and write where it was.
+
+        Raises:
+            TrackingError: it was.
+        """
+        with self.calling("open the experiment"):
+            location = self.client.get_experiment(self.experiment_id).artifact_location
+        made = Path(unquote(urlsplit(location).path))
+        if (
+            made.parts[-2:] != artifacts.parts[-2:] or made == artifacts
+        ):  # somebody keeps artifacts elsewhere, or nothing was moved
+            return
+        if not (made.exists() and artifacts.exists() and made.samefile(artifacts)):
+            raise TrackingError(
+                f"an output folder must stay where it was made, as MLflow keeps whole paths, got {str(artifacts.parents[1])!r} with an MLflow "
+                f"store that was made in {str(made.parents[1])!r}; move it back, or link that path to it"
+            )
 
     def _find_or_create(self, name: str, digest: str, tags: Mapping[str, str]) -> str:
         run_id = self._only_run(digest)

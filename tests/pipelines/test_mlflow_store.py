@@ -1,6 +1,7 @@
 """Opening a store: what is created, what is refused at once, and what is said of it."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -144,6 +145,25 @@ def test_an_output_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(TrackingError, match="output folder must be writable"):
         Tracker.open(TrackingConfig(), tmp_path / "out")
+
+
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_an_output_folder_stays_where_it_was_made(how: str, tmp_path: Path) -> None:
+    """A copy would read and write the artifacts of the original."""
+    made, now = tmp_path / "made here", tmp_path / "now"
+    run_id = Tracker.open(TrackingConfig(), made).start_run("before")
+    Tracker.open(TrackingConfig(), made).log_json(run_id, {}, "kept.json")
+    if how == "moved":
+        made.rename(now)
+    else:
+        shutil.copytree(made, now)
+    with pytest.raises(TrackingError, match=rf"got '{now}' with an MLflow store that was made in '{made}'; move it back"):
+        Tracker.open(TrackingConfig(), now)
+    if how == "moved":
+        made.symlink_to(now)
+        for way in (made, now):
+            tracker = Tracker.open(TrackingConfig(), way)
+            assert [file.path for file in tracker.client.list_artifacts(run_id)] == ["kept.json"]
 
 
 def test_what_a_database_says_is_told_without_the_statement(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ Tasks run in this process, not on a cluster; training has tests of its own.
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import yaml
@@ -215,14 +215,12 @@ def test_what_a_training_stands_on_says_nothing_about_the_request(
 ) -> None:
     """It goes on with the same command; a request that failed waits for somebody."""
 
-    @contextmanager
-    def found_wrong(recipe: Recipe, *_args: object, **_options: object) -> Iterator[Any]:
+    def found_wrong(recipe: Recipe, *_args: object, **_options: object) -> NoReturn:
         forget_error(run_folder(recipe))
         write_error(run_folder(recipe), error)
         found = read_error(run_folder(recipe))
         assert found is not None
         raise found
-        yield
 
     desk.add("r1", 0, 3)
     monkeypatch.setattr(training, "trained", found_wrong)
