@@ -61,8 +61,15 @@ def _days_since(when: float) -> float:
 
 
 def stored_caches(recipe: Recipe) -> list[StoredCache]:
-    """Return the caches of an output folder, the most recently used first."""
-    folders = [folder for folder in cache_root(recipe).glob("*") if folder.is_dir()]
+    """Return the caches of an output folder, the most recently used first.
+
+    Raises:
+        CacheError: there is a file where they should be.
+    """
+    root = cache_root(recipe)
+    if root.is_file():
+        raise CacheError(f"prefix caches must be in a folder, got the file {str(root)!r}; move it away, or set `output`")
+    folders = [folder for folder in root.glob("*") if folder.is_dir()]
     return sorted(map(_look_at, folders), key=lambda cache: -cache.last_used)
 
 

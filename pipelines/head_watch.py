@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import psutil
 import ray
 
-from pipelines.ending import is_installed, is_interrupted, stop_now
+from pipelines.ending import CONTINUES, INTERRUPTED, is_installed, is_interrupted, stop_now
 
 __all__ = ["watching_head"]
 
@@ -20,12 +20,17 @@ _LOOK_SECONDS = 0.2
 _AWAY_SECONDS = 20.0
 """How long the head of a cluster that we were given may be away. Less than the minute after which Ray ends the process."""
 
+_TIDY_SECONDS = 5.0
+"""How long a command that was interrupted has to close what is open once the head is gone."""
+
 _LOST = 2
 
 
 @contextmanager
 def watching_head(address: str | None) -> Iterator[None]:
     """End the process, with a message, if the cluster's head dies within the context. A process that is not a command's own stays.
+
+    One that was interrupted meanwhile ends as such, a few seconds later.
 
     Args:
         address: of the cluster; None for one that this process has started.
@@ -39,7 +44,12 @@ def watching_head(address: str | None) -> Iterator[None]:
     def watch() -> None:
         while not stop.wait(_LOOK_SECONDS):
             why = reason()
-            if why is not None and not stop.is_set() and not is_interrupted():
+            if why is None:
+                continue
+            # a signal to the whole process group, as of systemd or `timeout`, ends the head too; what is being closed may wait for it
+            if is_interrupted() and not stop.wait(_TIDY_SECONDS):
+                stop_now(INTERRUPTED, CONTINUES)
+            if not stop.is_set():
                 stop_now(
                     _LOST,
                     f"error: the Ray cluster must stay up while a command runs on it, got {why}; "

@@ -4,6 +4,7 @@ A record is identified by the digest of its content; nothing here depends on row
 is the same data. Readers refuse what they do not understand, with file and line.
 """
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -191,7 +192,8 @@ def _parse_line(line: bytes, where: str, path: Path, start: int) -> Any:
     if not line.strip():
         raise DataError(f"{where}: every line must hold one JSON object, got an empty line; remove it")
     try:
-        return parse_json(line.decode())
+        # editors of some systems mark a file as UTF-8 by its first character
+        return parse_json((line if start else line.removeprefix(codecs.BOM_UTF8)).decode())
     except UnicodeDecodeError as error:
         raise DataError(f"a data file must be UTF-8, got {str(path)!r} (byte {start + error.start}); convert it") from None
     except MalformedError as error:

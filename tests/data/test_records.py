@@ -102,6 +102,12 @@ def test_unreadable_files(tmp_path: Path) -> None:
         read_jsonl(latin)
 
 
+def test_a_mark_of_utf_8_belongs_to_no_record(write: Write) -> None:
+    assert read_jsonl(write(f"\ufeff{GOOD}\n")) == read_jsonl(write(f"{GOOD}\n"))
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: every line must hold one JSON object"):
+        read_jsonl(write(f"{GOOD}\n\ufeff{GOOD}\n"))
+
+
 def test_empty_file(write: Write) -> None:
     with pytest.raises(DataError, match=r"must hold at least one record, got the empty file '.*rows.jsonl'"):
         read_jsonl(write(""))

@@ -49,9 +49,9 @@ class Started:
         """Those of its processes that live, itself included, whose command line has all the words."""
         return [process for process in psutil.process_iter() if self._is_mine(process) and _has(process, words)]
 
-    def interrupt(self) -> None:
-        """Ctrl-C, as a terminal sends it: to every process of the command's group."""
-        os.killpg(self.process.pid, signal.SIGINT)
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
+        """Ctrl-C, as a terminal sends it, or another signal: to every process of the command's group."""
+        os.killpg(self.process.pid, number)
 
     def interrupted_until_it_ends(self) -> Ended:
         """Ctrl-C again and again, as somebody does who is not answered."""

@@ -2,6 +2,7 @@
 
 import ctypes
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,6 +130,26 @@ def test_nothing_has_begun_yet(tmp_path: Path) -> None:
     assert ended.status == 130
     assert ended.err == f"{CONTINUES}\n"
     assert not (tmp_path / "outputs").exists()
+
+
+@row(
+    "interruptions",
+    "SIGTERM to all processes at once, Ray's head among them, as service managers and `timeout` send it",
+    where="`train`, in the middle of training",
+    sees="how to continue, some seconds later, status 130",
+    broken=Injection("pipelines.head_watch:stop_now", "skip", always=True),
+)
+def test_everything_is_told_to_end(story: Story, tmp_path: Path) -> None:
+    output = tmp_path / "outputs"
+    shutil.copytree(story.output / "models", output / "models")
+    place, variables = at("pipelines.worker:append_entry", tmp_path)
+    with running("train", *options(output), injections=[place], **variables) as started:
+        reached(started, variables)
+        started.interrupt(signal.SIGTERM)
+        ended = started.ended()
+        assert ended.status == 130, ended.err
+        assert ended.err.endswith(f"{CONTINUES}\n")
+        assert started.survivors() == []
 
 
 def stuck(*_arguments: Any, **_named: Any) -> None:

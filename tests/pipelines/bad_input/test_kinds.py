@@ -79,6 +79,12 @@ KINDS = (
     recipe("unknown key", "adapter: {rnak: 4}\n", "unknown key `rnak` in adapter (did you mean `rank`?)"),
     recipe("key that is a number", "1: 2\n", "Keys should be strings"),
     recipe("word in place of a number", "train: {epochs: many}\n", "`train.epochs`: ", "got 'many'"),
+    recipe("truth in place of a number", "train: {epochs: yes}\n", "`train`: `epochs` must not be true or false, got True"),
+    recipe(
+        "truth in a list of numbers",
+        "adapter: {layers: [1, on]}\n",
+        "`adapter`: `layers` must not be true or false, got [1, True]",
+    ),
     recipe("date in place of a number", "seed: 2026-11-28\n", "`seed`: must be a valid integer"),
     recipe("number that is none", "train: {learning_rate: .nan}\n", "`train.learning_rate`: must be a finite number, got nan"),
     recipe("number without end", f"seed: {'9' * 5000}\n", "a recipe must be YAML", "integer"),
@@ -155,6 +161,13 @@ KINDS = (
     # models and data
     options("model that is not there", "--model.path {tmp}/nowhere", "`model.path` must be an existing model folder"),
     Kind("folder without a model", ("without a config.json; check the path",), "train", ("--model.path", "{tmp}/m"), {"m/x": ""}),
+    Kind(
+        "file in place of the caches",
+        ("prefix caches must be in a folder, got the file '{tmp}/out/cache'; move it away",),
+        "cache",
+        ("--output", "{tmp}/out"),
+        {"out/cache": "hi"},
+    ),
     options("data that are not there", "--data.kind jsonl --data.path {tmp}/nowhere", "`data.path` must be a folder"),
     Kind(
         "file in place of a folder",
