@@ -24,6 +24,7 @@ __all__ = [
     "explain",
     "field_names",
     "is_uri",
+    "rule_of",
 ]
 
 
@@ -37,6 +38,14 @@ _IN_WORDS: Mapping[str, str] = {
     NAME_PATTERN: "must be 1 to 63 letters, digits, `_`, `.` or `-`, the first a letter or digit",
     MODEL_PATTERN: "must be 1 to 200 letters, digits, `_`, `.`, `-` or spaces, the first a letter or digit",
 }
+
+_RULES: Mapping[str, str] = {
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type", "mapping_type"), "must be a mapping of fields"),
+    "path_type": "must be a path",
+    "tuple_type": "must be a list",
+    "union_tag_not_found": "must say its `kind`",
+}
+"""By pydantic's word for the error, where its message would name a class or a type that no recipe and no client knows."""
 
 _MAX_FINDINGS, _MAX_RULE = 20, 500
 """How much of what is wrong a message names, and characters of each rule."""
@@ -139,11 +148,14 @@ def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _rule(item: ErrorDetails) -> str:
+def rule_of(item: ErrorDetails) -> str:
     """What a value must be, in our words and not in pydantic's."""
+    if (words := _RULES.get(item["type"])) is not None:
+        return words
     if item["type"] == "string_pattern_mismatch" and (words := _IN_WORDS.get(item["ctx"]["pattern"])) is not None:
         return words
-    return re.sub(r"^(Input|List|String|Tuple|Value) should ", "must ", item["msg"].removeprefix("Value error, "))
+    message = re.sub(r" after validation, not \d+$", "", item["msg"].removeprefix("Value error, "))
+    return re.sub(r"^(Input|List|String|Tuple|Value) should ", "must ", message)
 
 
 def explain(error: ValidationError, root: type[BaseModel], *, where: str, what: str = "recipe") -> ConfigError:
@@ -159,7 +171,7 @@ def explain(error: ValidationError, root: type[BaseModel], *, where: str, what: 
             continue
         value = item.get("input")
         got = "" if isinstance(value, Mapping) else f", got {shown(value)}"
-        message = cut(_rule(item), _MAX_RULE)
+        message = cut(rule_of(item), _MAX_RULE)
         lines.append(f"`{path}`: {message}{'' if 'got' in message else got}" if path else message)
     left = len(lines) - _MAX_FINDINGS
     more = [f"and {left} more"] if left > 0 else []

@@ -95,7 +95,7 @@ def test_key_of_another_kind_is_not_suggested_to_itself() -> None:
         ({"adapter": {"rank": "four"}}, r"`adapter.rank`: .*valid integer.*, got 'four'$"),
         ({"adapter": {"layers": [3, 1]}}, r"`adapter`: `layers` must be strictly increasing, got \(3, 1\); sort it"),
         ({"adapter": {"layers": [3, 3]}}, r"`layers` must be strictly increasing, got \(3, 3\)"),
-        ({"adapter": {"layers": []}}, r"`adapter.layers`: .*at least 1 item"),
+        ({"adapter": {"layers": []}}, r"`adapter.layers`: must have at least 1 item, got \[\]$"),
         ({"adapter": {"layers": [0, -1]}}, r"`adapter.layers.1`: .*greater than or equal to 0, got -1"),
         ({"adapter": {"relative_depths": [0.5, 1.0]}}, r"`adapter.relative_depths.1`: .*less than 1, got 1.0"),
         ({"adapter": {"gate_threshold": 1.5}}, r"`adapter.gate_threshold`: .*less than or equal to 1, got 1.5"),
@@ -111,6 +111,11 @@ def test_key_of_another_kind_is_not_suggested_to_itself() -> None:
         ({"request": {"id": "../../etc"}}, r"`request.id`: must be 1 to 63 letters, .*, got '../../etc'"),
         ({"name": "a/b"}, r"`name`: must be 1 to 63 letters, .*, got 'a/b'"),
         ({"name": ""}, r"`name`: must be 1 to 63 letters, .*, got ''"),
+        ({"request": 5}, r"`request`: must be a mapping of fields, got 5$"),
+        ({"adapter": {"gate": [7]}}, r"`adapter.gate`: must be a mapping of fields, got \[7\]$"),
+        ({"adapter": {"gate": {}}}, r"`adapter.gate`: must say its `kind`$"),
+        ({"adapter": {"layers": 3}}, r"`adapter.layers`: must be a list, got 3$"),
+        ({"output": 5}, r"`output`: must be a path, got 5$"),
     ],
 )
 def test_bad_value_is_named_with_its_rule(values: dict[str, Any], message: str) -> None:
