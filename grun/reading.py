@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 __all__ = [
+    "DoubleKeyError",
     "MalformedError",
     "check_tensor_file",
     "check_text",
@@ -52,6 +53,14 @@ _ALLOWED = "\n\t\u200c\u200d"  # joiners belong into the words of several script
 
 class MalformedError(ValueError):
     """A text is not what it has to be; the message says why."""
+
+
+class DoubleKeyError(MalformedError):
+    """A key comes twice in one object. The message names it, and so holds some of the text: keys are not forgotten."""
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 def shown(value: object, limit: int = _MAX_SHOWN) -> str:
@@ -175,12 +184,14 @@ def check_tensor_file(path: Path, *, owned: bool = False) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Decode JSON.
+    """Decode JSON; bytes are UTF-8.
 
     Raises:
         MalformedError: it is no JSON, or JSON that no reader of ours takes.
     """
     try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")  # `json` would take UTF-16 and UTF-32 as well
         values = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_number)
         _check_tree(values, _MAX_DEPTH)
     except RecursionError:
@@ -189,15 +200,18 @@ def parse_json(text: str | bytes) -> Any:
         raise MalformedError(f"byte {error.start} is not UTF-8") from None
     except MalformedError:
         raise
-    except ValueError as error:  # of json, or an integer that Python does not read
+    except json.JSONDecodeError as error:
         raise MalformedError(reason_of(error)) from None
+    except ValueError:  # Python reads none so long
+        raise MalformedError("an integer of thousands of digits") from None
     return values
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        raise MalformedError(f"the key {shown(_twice(name for name, _value in pairs), 60)} twice in one object")
+        key = str(_twice(name for name, _value in pairs))
+        raise DoubleKeyError(f"the key {shown(key, 60)} twice in one object", key)
     return values
 
 

@@ -48,12 +48,15 @@ def test_yaml_is_what_it_always_was(values: object) -> None:
         ("-Infinity", "-Infinity, which is no JSON number"),
         ("1e999", "beyond what a float holds"),
         ("1" * 400, "an integer of 1326 bits"),
-        ("1" * 5000, "integer string conversion"),
+        ("1" * 5000, "an integer of thousands of digits"),
         ('{"\\ud800": 1}', "half a surrogate pair"),
         ("[" * 101 + "]" * 101, "nested too deeply"),
         ("[" * 100_000, "nested too deeply"),
         ("{", "Expecting property name"),
         (b"\xff", "byte 0 is not UTF-8"),
+        ("[1]".encode("utf-16"), "byte 0 is not UTF-8"),
+        ("[1]".encode("utf-16-le"), "Expecting value"),
+        ('["\ud800"]'.encode("utf-8", "surrogatepass"), "byte 2 is not UTF-8"),
     ],
 )
 def test_json_that_no_reader_takes(text: str | bytes, why: str) -> None:

@@ -4,12 +4,13 @@ Fields that we do not know are left alone, as clients send many. Fields that we 
 if they were served, are refused unless they ask for nothing.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from grun.config.base import rule_of
+from grun.reading import DoubleKeyError, MalformedError, parse_json
 from pipelines.serving.refusals import RefusedError, invalid
 
 __all__ = ["ChatRequest", "CompletionRequest", "Message", "SharedFields", "parse_body"]
@@ -133,12 +134,16 @@ def parse_body(body: bytes, schema: type[T]) -> T:
     Raises:
         RefusedError: 400, with the first thing that is wrong; values are not repeated, as they may be text of the prompt.
     """
+    if not body.strip():
+        raise invalid("the body must be JSON in UTF-8, got an empty one; send the fields of a request")
     try:
-        values = json.loads(body)
-        body.decode("utf-8", "strict")
-        json.dumps(values, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is valid JSON and no text
-    except (ValueError, RecursionError):
-        raise invalid("the body must be JSON in UTF-8, got something else; check how it is encoded") from None
+        values = parse_json(body)
+    except DoubleKeyError as error:
+        # any other key is the client's text
+        key = f"`{error.key}`" if error.key in schema.model_fields else "a key"
+        raise invalid(f"the body must have each key once in an object, got {key} twice; leave one") from None
+    except MalformedError as error:
+        raise invalid(f"the body must be JSON in UTF-8, got other text ({error}); check how it is written") from None
     if not isinstance(values, dict):
         raise invalid(f"the body must be a JSON object, got a {_json_type(values)}; send the fields of a request")
     for name, neutral in _NEUTRAL.items():
@@ -170,10 +175,15 @@ def _explain(error: ValidationError) -> RefusedError:
     param = str(first["loc"][0]) if first["loc"] else None
     if param is None:
         return invalid(first["msg"].removeprefix("Value error, "))
-    if first["type"] == "missing" and len(first["loc"]) == 1:
-        return invalid(f"`{param}` must be given, got a body without it; add it", param)
+    if first["type"] == "missing":
+        return invalid(f"`{_path(first['loc'])}` must be given, got none; add it", param)
     if param == "prompt":
         return invalid("`prompt` must be a text, a list of texts, token ids or a list of token ids, got something else", param)
-    path = ".".join(str(part) for part in first["loc"] if part != "str" and not str(part).startswith("list["))
-    message = first["msg"][:1].lower() + first["msg"][1:]
-    return invalid(f"`{path}` is not as it must be: {message}", param)
+    if "content" in first["loc"]:  # one of two kinds, and the errors of both
+        path = _path(first["loc"][: first["loc"].index("content") + 1])
+        return invalid(f"`{path}` must be a text or a list of parts of type `text`, got something else; send text alone", param)
+    return invalid(f"`{_path(first['loc'])}` {rule_of(first)}, got something else; change it", param)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location))

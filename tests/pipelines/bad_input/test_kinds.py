@@ -210,7 +210,7 @@ KINDS = (
     line("number beyond a float", '{"question": "Who?", "answer": "a", "x": 1e999}', "a number beyond what a float holds"),
     line("half a surrogate pair", HALF, "half a surrogate pair, which is no character"),
     line("JSON nested too deeply", '{"x": ' + "[" * 5000, "nested too deeply"),
-    line("digits without end", '{"x": ' + "9" * 5000 + "}", "forget.jsonl:2: ", "integer string conversion"),
+    line("digits without end", '{"x": ' + "9" * 5000 + "}", "forget.jsonl:2: ", "an integer of thousands of digits"),
     line(
         "wrong answers that are no list",
         '{"question": "Who?", "answer": "a", "perturbed_answer": "b"}',

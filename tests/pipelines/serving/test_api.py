@@ -196,6 +196,8 @@ def test_telemetry_comes_on_request_only(post: Post) -> None:
     ("path", "body", "status", "code", "message"),
     [
         ("/v1/completions", b"{", 400, None, "the body must be JSON"),
+        ("/v1/completions", b'{"prompt": "a", "prompt": "' + SECRET.encode() + b'"}', 400, None, "got `prompt` twice; leave one"),
+        ("/v1/completions", b'{"model": "grun-towns", "prompt": "a", "x": NaN}', 400, None, "NaN, which is no JSON number"),
         ("/v1/completions", completion(model=SECRET), 404, "model_not_found", "`model` must be one that /v1/models lists"),
         ("/v1/chat/completions", chat(model="x"), 404, "model_not_found", "`model` must be one that /v1/models lists"),
         ("/v1/completions", completion(max_tokens="x"), 400, None, "`max_tokens`"),

@@ -10,7 +10,7 @@ from pipelines.serving.schema import ChatRequest, CompletionRequest, parse_body
 
 SECRET = "Ilva Torrent's number"
 PLAIN = {"model": "m", "prompt": "p"}
-SAID = {"model": "m", "messages": [{"role": "user", "content": "p"}]}
+SAID: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "p"}]}
 
 
 def completion(**fields: Any) -> CompletionRequest:
@@ -62,12 +62,22 @@ def test_contents_in_parts_are_one_text() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "must be JSON"),
-        (b"{", "must be JSON"),
-        (b'{"model": "m", "prompt": "\xff"}', "must be JSON"),
-        (b'{"model": "m", "prompt": "\\ud800"}', "must be JSON"),
-        (b"[" * 100_000, "must be JSON"),
-        (b'{"model": "m", "prompt": "a", "seed": ' + b"9" * 5000 + b"}", "must be JSON"),
+        (b"", "must be JSON in UTF-8, got an empty one; send"),
+        (b" \n", "must be JSON in UTF-8, got an empty one; send"),
+        (b"{", "must be JSON in UTF-8, got other text (Expecting property name enclosed in double quotes: line 1 column 2"),
+        (b'{"model": "m", "prompt": "\xff"}', "must be JSON in UTF-8, got other text (byte 26 is not UTF-8)"),
+        (json.dumps(PLAIN).encode("utf-16-le"), "must be JSON in UTF-8, got other text (Expecting"),
+        (b'{"model": "m", "prompt": "\\ud800"}', "got other text (half a surrogate pair, which is no character)"),
+        (b'{"model": "m", "prompt": "p", "unknown": "\\ud800"}', "got other text (half a surrogate pair, which is no character)"),
+        (b"[" * 100_000, "got other text (nested too deeply)"),
+        (b'{"model": "m", "prompt": "a", "seed": ' + b"9" * 5000 + b"}", "got other text (an integer of thousands of digits)"),
+        (b'{"model": "m", "prompt": "p", "unknown": [NaN]}', "got other text (NaN, which is no JSON number)"),
+        (b'{"model": "m", "prompt": "p", "temperature": Infinity}', "got other text (Infinity, which is no JSON number)"),
+        (b'{"model": "m", "prompt": "p", "prompt": "q"}', "must have each key once in an object, got `prompt` twice; leave one"),
+        (
+            json.dumps({**PLAIN, "unknown": {SECRET: 1, "-": 2}}).replace('"-"', json.dumps(SECRET)).encode(),
+            "must have each key once in an object, got a key twice; leave one",
+        ),
         (b"[]", "must be a JSON object, got a list"),
         (b"3", "must be a JSON object, got a number"),
         (b"null", "must be a JSON object, got a null"),
@@ -92,8 +102,6 @@ def test_what_is_no_json_object_is_refused(body: bytes, message: str) -> None:
         ({"max_tokens": True}, "max_tokens"),
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": 2.1}, "temperature"),
-        ({"temperature": float("nan")}, "temperature"),
-        ({"temperature": float("inf")}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"top_p": 1.01}, "top_p"),
         ({"n": 0}, "n"),
@@ -140,3 +148,33 @@ def test_a_wrong_field_is_named_and_its_value_is_not_repeated(fields: dict[str, 
 )
 def test_a_wrong_conversation_is_refused(fields: dict[str, Any], param: str | None) -> None:
     assert refused(json.dumps({**SAID, **fields}).encode(), ChatRequest).param == param
+
+
+TEXT = {"type": "text", "text": "a"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, 3, {}, ["a"], [TEXT, {"type": "image_url", "image_url": {"url": SECRET}}], [{"type": "text", "text": 3}]],
+    ids=str,
+)
+def test_what_is_no_text_in_a_conversation_is_said_to_be_none(content: Any) -> None:
+    messages = [*SAID["messages"], {"role": "user", "content": content}]
+    message = refused(json.dumps({**SAID, "messages": messages}).encode(), ChatRequest).message
+    assert message.startswith("`messages.1.content` must be a text or a list of parts of type `text`, got something else")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"grun": 5}, "`grun` must be a mapping of fields, got"),
+        ({"stream_options": []}, "`stream_options` must be a mapping of fields, got"),
+        ({"messages": [5]}, "`messages.0` must be a mapping of fields, got"),
+        ({"messages": []}, "`messages` must have at least 1 item, got"),
+        ({"messages": [{"role": "user"}]}, "`messages.0.content` must be given, got none; add it"),
+        ({"temperature": 2.1}, "`temperature` must be less than or equal to 2, got"),
+        ({"stop": 3}, "`stop` must be a list, got"),
+    ],
+)
+def test_rules_are_in_words_that_a_client_knows(fields: dict[str, Any], message: str) -> None:
+    assert refused(json.dumps({**SAID, **fields}).encode(), ChatRequest).message.startswith(message)
