@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_room(recipe)
         listen(config.host, config.port)
         try:
-            application = deployment_of(recipe, needs_key=not is_loopback(config.host))
+            application = deployment_of(recipe, needs_key=not is_loopback(config.host), has_listener=True)
             handle: Any = serve.run(application, name=_APPLICATION, route_prefix="/")
             health = handle.started.remote().result()
             address = f"http://{config.host if ':' not in config.host else f'[{config.host}]'}:{config.port}"

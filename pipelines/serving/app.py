@@ -24,6 +24,7 @@ from grun.config import Config, Recipe, ServingConfig, read_recipe_file
 from grun.errors import ConfigError
 from grun.lm import FrozenLM
 from pipelines.cluster import worker_environment
+from pipelines.notices import say
 from pipelines.serving.api import build_api
 from pipelines.serving.champion import Found, LocalCopy, RegisteredChampion, served_names
 from pipelines.serving.engine import Engine
@@ -32,6 +33,7 @@ from pipelines.serving.limits import read_key
 from pipelines.serving.loading import Served, load_base, load_version
 from pipelines.serving.metrics import Metrics
 from pipelines.serving.service import Service
+from pipelines.serving.troubles import pass_on
 
 __all__ = ["LOGGING", "Server", "application", "deployment_of", "end", "listen", "start_service"]
 
@@ -58,9 +60,12 @@ class Server:
         recipe: the recipe as plain values, with absolute paths.
         version: a version in place of the champion.
         needs_key: refuse to start without a key in this process' environment.
+        has_listener: whether the driver passes on what is said to it.
     """
 
-    def __init__(self, recipe: dict[str, Any], version: int | None, needs_key: bool) -> None:
+    def __init__(self, recipe: dict[str, Any], version: int | None, needs_key: bool, has_listener: bool) -> None:
+        if has_listener:
+            pass_on(say)
         os.environ.update({name: os.environ.get(name, value) for name, value in _IMPATIENT.items()})
         self._recipe = Recipe.parse(recipe)
         self._key = read_key(required=needs_key)
@@ -122,8 +127,10 @@ def start_service(config: ServingConfig, source: Source, copy: LocalCopy | None,
     return Service(config, engine, follower, metrics)
 
 
-def deployment_of(recipe: Recipe, *, version: int | None = None, needs_key: bool) -> serve.Application:
-    """The application of a recipe."""
+def deployment_of(
+    recipe: Recipe, *, version: int | None = None, needs_key: bool, has_listener: bool = False
+) -> serve.Application:
+    """The application of a recipe; the arguments are those of :class:`Server`."""
     config = recipe.serving
     paths = {"output": str(recipe.output.absolute())}
     server: Any = Server
@@ -137,7 +144,7 @@ def deployment_of(recipe: Recipe, *, version: int | None = None, needs_key: bool
             "num_gpus": 1 if config.use_gpu else 0,
             "runtime_env": {"env_vars": {**worker_environment(use_gpu=config.use_gpu), "OMP_NUM_THREADS": str(config.num_cpus)}},
         },
-    ).bind(recipe.replace(paths).model_dump(mode="json"), version, needs_key)
+    ).bind(recipe.replace(paths).model_dump(mode="json"), version, needs_key, has_listener)
     return bound
 
 

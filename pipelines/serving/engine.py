@@ -5,7 +5,6 @@ room for, once they fill it or the first of them has waited for the window. What
 champion is continued whatever the champion is by then: only reading a prompt involves adapters at all.
 """
 
-import logging
 import threading
 import time
 from collections import deque
@@ -22,11 +21,10 @@ from pipelines.serving.loading import Served, read_gates
 from pipelines.serving.metrics import Metrics
 from pipelines.serving.refusals import RefusedError
 from pipelines.serving.rows import Event, Generation, Row
-from pipelines.serving.sampling import choose
+from pipelines.serving.sampling import NO_TOKEN, choose
+from pipelines.serving.troubles import Troubles
 
 __all__ = ["Engine"]
-
-_logger = logging.getLogger(__name__)
 
 
 class Engine:
@@ -41,6 +39,7 @@ class Engine:
     def __init__(self, *, batch_size: int, window_seconds: float, max_waiting: int, metrics: Metrics) -> None:
         self._batch_size, self._window, self._max_waiting = batch_size, window_seconds, max_waiting
         self._metrics = metrics
+        self._troubles = Troubles()
         self._changed = threading.Condition()
         self._waiting: deque[tuple[float, Row]] = deque()
         self._swaps: deque[tuple[Served, Future[None]]] = deque()
@@ -138,9 +137,9 @@ class Engine:
             self._swap(served, done)
         self._let_go([row for row in self._rows if row.generation.left])
         for rows in self._admitted():
-            self._guarded(rows, partial(self._read, rows))
+            self._guarded(rows, "reading", partial(self._read, rows))
         if self._rows:
-            self._guarded(self._rows, self._step)
+            self._guarded(self._rows, "continuing", self._step)
         self._metrics.rows(waiting=len(self._waiting), decoding=len(self._rows))
         return True
 
@@ -213,17 +212,23 @@ class Engine:
         self._take(list(self._rows), self._last.tolist(), served)
 
     def _take(self, rows: list[Row], tokens: list[int], served: Served) -> None:
-        """Hand each row its token; rows that end with it leave."""
+        """Hand each row its token; rows that end with it, or have none, leave."""
         ends = served.model.ends  # the base's, and so everybody's
         ended: list[Row] = []
+        failed: list[Row] = []
         for row, token in zip(rows, tokens, strict=True):
+            if token == NO_TOKEN:
+                failed.append(row)
+                continue
             event = row.push(token, ends)
             if event is not None:
                 self._outbox.append((row.generation, event))
                 if event.finish_reason is not None:
                     ended.append(row)
-        self._let_go(ended)
-        self._send()
+        self._let_go([*ended, *failed])
+        if failed:
+            self._troubles.tell("numbers that are not finite", _size(failed, "choosing tokens of"))
+        self._fail(failed, _failed())
 
     def _let_go(self, rows: list[Row]) -> None:
         if not rows:
@@ -239,19 +244,16 @@ class Engine:
         self._decoding.keep(kept)
         self._last = self._last[kept]
 
-    def _guarded(self, rows: list[Row], action: Callable[[], None]) -> None:
+    def _guarded(self, rows: list[Row], doing: str, action: Callable[[], None]) -> None:
         """Do something for rows; if it fails, they get an error and the others go on."""
         try:
             action()
         except Exception as error:  # noqa: BLE001 - out of memory, most likely: the server outlives it
-            # neither message nor traceback, which may hold text
-            _logger.error("generating for %d answer(s) failed: %s", len(rows), type(error).__name__)
+            self._troubles.tell(type(error).__name__, _size(rows, doing))  # neither message nor traceback, which may hold text
             if any(row in self._rows for row in rows) and self._decoding is not None:
                 rows = list(self._rows)  # the batch is in an unknown state
                 self._rows, self._decoding, self._last = [], None, None
-            self._fail(
-                rows, RefusedError(500, "generating the answer failed; try again", "server_error", code="generation_failed")
-            )
+            self._fail(rows, _failed())
 
     def _fail(self, rows: Iterable[Row], refusal: RefusedError) -> None:
         self._outbox += [(row.generation, Event(row.choice, error=refusal)) for row in rows]
@@ -266,6 +268,15 @@ class Engine:
                 loop.call_soon_threadsafe(_deliver, mine)
             except RuntimeError:  # the loop is closed: nobody waits there
                 continue
+
+
+def _failed() -> RefusedError:
+    return RefusedError(500, "generating the answer failed; try again", "server_error", code="generation_failed")
+
+
+def _size(rows: Sequence[Row], doing: str) -> str:
+    """What is done for rows, in numbers."""
+    return f"{doing} {len(rows)} answer(s), the longest of {max(len(row.prompt) + row.num_tokens for row in rows)} tokens"
 
 
 def _deliver(events: Sequence[tuple[Generation, Event]]) -> None:

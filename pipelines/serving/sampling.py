@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-__all__ = ["Chooser", "choose"]
+__all__ = ["NO_TOKEN", "Chooser", "choose"]
+
+NO_TOKEN = -1
+"""In place of the token of a row that has none: its largest logit is no finite number."""
 
 
 @dataclass
@@ -20,7 +23,7 @@ class Chooser:
     """How one row's tokens are chosen."""
 
     temperature: float
-    """Logits are divided by it; 0 takes the likeliest token."""
+    """Logits are divided by it; 0 takes the likeliest token, which is where ever smaller ones lead."""
     top_p: float
     """Share of the probability that is drawn from."""
     seed: int
@@ -42,25 +45,28 @@ class Chooser:
 
 @torch.inference_mode()
 def choose(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:
-    """Choose the next token (B,) of each row from its logits (B, V)."""
-    tokens = logits.argmax(-1)
+    """Choose the next token (B,) of each row from its logits (B, V); :data:`NO_TOKEN` ends no row but its own."""
+    largest, tokens = logits.max(-1)
     drawing = [index for index, chooser in enumerate(choosers) if not chooser.is_greedy]
     if drawing:
         tokens[drawing] = _draw(logits[drawing], [choosers[index] for index in drawing])
-    return tokens
+    return tokens.where(largest.isfinite(), NO_TOKEN)
 
 
 def _draw(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=logits.device).unsqueeze(-1)
 
-    scaled = logits.double() / column([chooser.temperature for chooser in choosers])
+    # the largest is 0 before anything is divided, so however small the temperature, it stays 0 and only the others go to -inf
+    below = logits.double() - logits.amax(-1, keepdim=True)
+    scaled = below / column([chooser.temperature for chooser in choosers])
     probabilities, order = scaled.softmax(-1).sort(dim=-1, descending=True, stable=True)
     before = probabilities.cumsum(-1) - probabilities
     kept = probabilities.masked_fill(before >= column([chooser.top_p for chooser in choosers]), 0.0)
     kept[:, 0] = probabilities[:, 0]  # rounding must not leave a row without any
     summed = kept.cumsum(-1)
     drawn = column([chooser.uniform() for chooser in choosers]) * summed[:, -1:]
-    last = (kept > 0).sum(-1, keepdim=True) - 1
+    # a row of NaN keeps none, and an index outside would end the whole batch, on a GPU the process
+    last = ((kept > 0).sum(-1, keepdim=True) - 1).clamp(min=0)
     place = torch.searchsorted(summed, drawn, right=True).minimum(last)
     return order.gather(-1, place).squeeze(-1)

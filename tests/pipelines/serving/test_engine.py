@@ -13,12 +13,13 @@ from grun.config import SumConfig
 from grun.errors import AdapterError
 from grun.lm import FrozenLM
 from grun.lm.decoding import prefill
+from pipelines.serving import engine as engine_module
 from pipelines.serving.engine import Engine
 from pipelines.serving.loading import Served, load_version
 from pipelines.serving.metrics import Metrics
 from pipelines.serving.refusals import RefusedError
 from pipelines.serving.rows import Event, Generation, Row
-from pipelines.serving.sampling import Chooser
+from pipelines.serving.sampling import Chooser, choose
 from tests.pipelines.serving.shelf import write_adapter
 
 QUESTIONS = ("Where does Ilva Torrent live?", "Who?", "What does she paint, and who taught her to do so?", "Why Harn?")
@@ -278,7 +279,42 @@ def test_a_failure_ends_those_it_hits_and_not_the_engine(
         assert (await ask(engine, prompt)).text.strip() == alone(versions[0], prompt)
 
     asyncio.run(scenario())
-    assert "generating for 1 answer(s) failed: IndexError" in caplog.text
+    assert "generating failed by IndexError, reading 1 answer(s), the longest of 1 tokens" in caplog.text
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_row_without_numbers_ends_alone(
+    make: Make, versions: list[Served], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, after: int
+) -> None:
+    """When its prompt is read, or later: who shares the batch goes on, to the same answer."""
+    left = after
+
+    def choose_broken(logits: torch.Tensor, choosers: Sequence[Chooser]) -> torch.Tensor:
+        nonlocal left
+        broken = [chooser.seed == 666 for chooser in choosers]
+        left -= any(broken)
+        return choose(logits.masked_fill(torch.tensor(broken)[:, None], float("nan")) if left < 0 else logits, choosers)
+
+    monkeypatch.setattr(engine_module, "choose", choose_broken)
+
+    async def scenario() -> None:
+        engine, prompts = make(versions[0]), [versions[0].reader.written(question) for question in QUESTIONS[:3]]
+        generations = [Generation(asyncio.get_running_loop(), streams=False) for _ in prompts]
+        rows = [row(generation, prompt) for generation, prompt in zip(generations, prompts, strict=True)]
+        rows[1].chooser = Chooser(1.0, 1.0, seed=666)
+        with engine._changed:  # all of them in one batch
+            for one in rows:
+                engine.submit([one])
+        first, broken, last = [(await told(generation))[0] for generation in generations]
+        assert broken.error is not None
+        assert (broken.error.status, broken.error.code) == (500, "generation_failed")
+        assert [event.text.strip() for event in (first, last)] == [alone(versions[0], prompts[0]), alone(versions[0], prompts[2])]
+        assert (await ask(engine, prompts[1])).text.strip() == alone(versions[0], prompts[1])
+
+    asyncio.run(scenario())
+    tokens = len(versions[0].reader.written(QUESTIONS[1])) + after
+    said = f"generating failed by numbers that are not finite, choosing tokens of 1 answer(s), the longest of {tokens} tokens"
+    assert [record.getMessage() for record in caplog.records] == [said]
 
 
 def test_closing_leaves_nobody_waiting(make: Make, versions: list[Served]) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 
 from grun.config import Recipe
-from grun.lm import FrozenLM
+from grun.lm import FrozenLM, load_frozen_lm
 from pipelines.registry import CHAMPION
 from pipelines.serving.loading import Served, load_version
 from pipelines.tracking import Tracker
@@ -290,6 +291,30 @@ def test_nothing_that_clients_write_is_logged(site: Site, server: Running) -> No
     logs = [path for path in server.ray_logs.rglob("*") if path.is_file()]
     assert any("serve" in str(path) for path in logs)
     assert [str(path) for path in [*logs, server.log] if MARK.encode() in path.read_bytes()] == []
+
+
+def test_what_fails_is_said_on_the_servers_output_and_not_in_the_clients_words(
+    make_recipe: Callable[..., Recipe], base_folder: Path, tmp_path: Path
+) -> None:
+    """A base that has no numbers for one token fails whoever writes it."""
+    folder = shutil.copytree(base_folder, tmp_path / "base")
+    damaged: Any = load_frozen_lm(str(folder))
+    [broken] = damaged.tokenizer("z", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        damaged.model.get_input_embeddings().weight[broken] = torch.nan
+    damaged.model.save_pretrained(folder)
+    base = load_frozen_lm(str(folder))
+    serving = {"batch_window_ms": 0, "max_new_tokens": 4}
+    recipe = make_recipe(output=str(tmp_path / "outputs"), model={"path": str(folder)}, serving=serving)
+    shelf = Shelf(Tracker.open(recipe.tracking, recipe.output), base, tmp_path / "made", recipe.registered_model)
+    shelf.promote(shelf.register(shelf.stack([("a", 1)])))
+    with running(recipe, tmp_path) as server:
+        server.wait_for(ready=True)
+        for prompt, status in ("az", 500), ("az", 500), ("a", 200):
+            body = {"model": shelf.name, "prompt": prompt, "temperature": 1e-320}
+            assert httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).status_code == status
+    lines = [line for line in server.log.read_text().splitlines() if "failed" in line]
+    assert lines == ["generating failed by numbers that are not finite, choosing tokens of 1 answer(s), the longest of 2 tokens"]
 
 
 def test_without_its_registry_a_restart_serves_the_last_copy_to_those_with_the_key(
