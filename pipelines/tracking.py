@@ -288,11 +288,8 @@ class Tracker:
         with self.calling("open the experiment"):
             location = self.client.get_experiment(self.experiment_id).artifact_location
         made = Path(unquote(urlsplit(location).path))
-        if (
-            made.parts[-2:] != artifacts.parts[-2:] or made == artifacts
-        ):  # somebody keeps artifacts elsewhere, or nothing was moved
-            return
-        if not (made.exists() and artifacts.exists() and made.samefile(artifacts)):
+        is_its_own = made.parts[-2:] == artifacts.parts[-2:]  # else somebody keeps artifacts elsewhere
+        if is_its_own and made.resolve() != artifacts.resolve():
             raise TrackingError(
                 f"an output folder must stay where it was made, as MLflow keeps whole paths, got {str(artifacts.parents[1])!r} with an MLflow "
                 f"store that was made in {str(made.parents[1])!r}; move it back, or link that path to it"

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from grun.config import Recipe
 from pipelines import request
-from pipelines.ledger_store import LedgerStore
+from pipelines.mlflow_store import Store
 from pipelines.running import run_command
 from tests.pipelines.processes import Ended
 from tests.pipelines.requests.desk import SECRET, Verb, records, write_records
@@ -24,10 +23,10 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database: making one takes seconds, copying it none."""
-    output = tmp_path_factory.mktemp("empty")
-    LedgerStore.open(Recipe.parse({"output": str(output)}))
-    return output / "mlflow" / "mlflow.db"
+    """An empty MLflow database, without an experiment, which has a place: making one takes seconds, copying it none."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    Store(f"sqlite:///{path}")
+    return path
 
 
 @pytest.fixture
