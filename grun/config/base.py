@@ -6,8 +6,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from grun.errors import ConfigError, near_miss
@@ -57,16 +56,6 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, values: object) -> object:
-        """`epochs: yes` of YAML would be one epoch."""
-        for name, value in values.items() if isinstance(values, Mapping) else ():
-            parts = value if isinstance(value, list | tuple) else (value,)
-            if any(isinstance(part, bool) for part in parts) and not _takes_bool(cls.model_fields.get(name)):
-                raise ValueError(f"`{name}` must not be true or false, got {value!r}")
-        return values
 
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -133,15 +122,6 @@ def _annotation_at(root: type[BaseModel], path: tuple[Any, ...]) -> Any:
                 annotation = model
                 break
     return annotation
-
-
-def _takes_bool(field: FieldInfo | None) -> bool:
-    """Whether a field may be true or false; what is no field is refused as such."""
-
-    def has_bool(annotation: Any) -> bool:
-        return annotation in (bool, Any) or any(map(has_bool, get_args(annotation)))
-
-    return field is None or has_bool(field.annotation)
 
 
 def _is_section(annotation: Any) -> bool:

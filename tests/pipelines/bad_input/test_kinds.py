@@ -79,12 +79,6 @@ KINDS = (
     recipe("unknown key", "adapter: {rnak: 4}\n", "unknown key `rnak` in adapter (did you mean `rank`?)"),
     recipe("key that is a number", "1: 2\n", "Keys should be strings"),
     recipe("word in place of a number", "train: {epochs: many}\n", "`train.epochs`: ", "got 'many'"),
-    recipe("truth in place of a number", "train: {epochs: yes}\n", "`train`: `epochs` must not be true or false, got True"),
-    recipe(
-        "truth in a list of numbers",
-        "adapter: {layers: [1, on]}\n",
-        "`adapter`: `layers` must not be true or false, got [1, True]",
-    ),
     recipe("date in place of a number", "seed: 2026-11-28\n", "`seed`: must be a valid integer"),
     recipe("number that is none", "train: {learning_rate: .nan}\n", "`train.learning_rate`: must be a finite number, got nan"),
     recipe("number without end", f"seed: {'9' * 5000}\n", "a recipe must be YAML", "integer"),
