@@ -275,9 +275,11 @@ def fit_workers(
 def _fit(recipe: Recipe, prepared: Prepared, folder: Path, name: str, cache: Path | None, callbacks: Sequence[Any]) -> None:
     failures = recipe.train.max_failures
     config = {**worker_config(recipe, prepared, cache), "run_folder": str(folder)}
-    fit = partial(fit_workers, name=name, storage=folder / "ray", max_failures=failures, callbacks=callbacks)
+    fit = partial(
+        fit_workers, run_worker, config, recipe, name=name, storage=folder / "ray", max_failures=failures, callbacks=callbacks
+    )
     try:
-        run_beside_signals(partial(fit, run_worker, config, recipe))
+        run_beside_signals(fit)
     except ray.train.TrainingFailedError as error:
         if (found := read_error(folder)) is not None:
             raise found from error

@@ -228,7 +228,9 @@ class Engine:
         self._let_go([*ended, *failed])
         if failed:
             self._troubles.tell("numbers that are not finite", _size(failed, "choosing tokens of"))
-        self._fail(failed, _failed())
+            self._fail(failed, _failed())
+        else:
+            self._send()
 
     def _let_go(self, rows: list[Row]) -> None:
         if not rows:

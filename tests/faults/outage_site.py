@@ -22,7 +22,31 @@ from pipelines.trainer import deciding_settings
 from tests.pipelines.conftest import MakeRecipe
 from tests.pipelines.runs import on_a_cluster
 
-__all__ = ["SECONDS", "VERBS", "Site", "has_exactly", "healthy", "is_recorded", "server", "site", "tensors", "whole_site"]
+__all__ = [
+    "GROUP",
+    "MARKS",
+    "SECONDS",
+    "VERBS",
+    "Site",
+    "has_exactly",
+    "healthy",
+    "is_recorded",
+    "server",
+    "site",
+    "tensors",
+    "whole_site",
+]
+
+MARKS = [
+    pytest.mark.slow,  # a server and workers start
+    # Ray reads all fields of its data context, old ones too, to hand them to the workers
+    pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+"""Of every file of tests on a site."""
+
+GROUP = "MLflow"
+"""Of its rows in the fault table."""
 
 SECONDS = 60
 """Half of what the client waits for an answer here."""

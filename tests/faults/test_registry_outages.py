@@ -12,17 +12,10 @@ from pipelines.benchmarks.proxy import Act, Asked
 from pipelines.registry import CANDIDATE, CHAMPION, Registry, Verdict
 from pipelines.tracking import Tracker
 from tests.faults.injection import Injection
-from tests.faults.outage_site import Site
+from tests.faults.outage_site import GROUP, MARKS, Site
 from tests.faults.table import row
 
-pytestmark = [
-    pytest.mark.slow,  # a server and workers start
-    # Ray reads all fields of its data context, old ones too, to hand them to the workers
-    pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
-
-GROUP = "MLflow"
+pytestmark = MARKS
 
 
 @row(

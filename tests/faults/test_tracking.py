@@ -28,19 +28,12 @@ from pipelines.registry import CANDIDATE, Registry
 from pipelines.sweep_record import read_trials
 from pipelines.tracking import flatten
 from tests.faults.injection import Injection
-from tests.faults.outage_site import SECONDS, VERBS, Site, has_exactly, is_recorded, tensors
+from tests.faults.outage_site import GROUP, MARKS, SECONDS, VERBS, Site, has_exactly, is_recorded, tensors
 from tests.faults.small_disk import SmallDisk
 from tests.faults.table import row
 from tests.faults.taught import TAUGHT
 
-pytestmark = [
-    pytest.mark.slow,  # a server and workers start
-    # Ray reads all fields of its data context, old ones too, to hand them to the workers
-    pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
-
-GROUP = "MLflow"
+pytestmark = MARKS
 
 SWEPT: dict[str, Any] = {
     **TAUGHT,
